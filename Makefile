@@ -1,0 +1,58 @@
+# Two commands do everything: `make demo` and `make test`. Both set up .venv first and are quick when run again.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*.hpp)
+
+.DEFAULT_GOAL := help
+.SUFFIXES:
+.PHONY: help demo test install lint types format bench clean
+
+help:
+	@echo "make demo    set up $(VENV), upscale a photograph, write build/demo/comparison.png"
+	@echo "make test    set up $(VENV), lint, check types, run the whole test suite"
+	@echo "make lint | types | format | bench | clean"
+
+demo: $(VENV)/.installed
+	@$(BIN)/python examples/demo.py --out build/demo
+
+test: lint types
+	$(BIN)/python -m pytest -q
+
+install: $(VENV)/.installed
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(if $(CXX_SOURCES),$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES))
+
+types: $(VENV)/.installed
+	$(BIN)/mypy
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(if $(CXX_SOURCES),$(BIN)/clang-format -i $(CXX_SOURCES))
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.decoder
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info liif_fast/_C*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 10) or sys.exit( \
+	  f"liif_fast needs Python 3.10 or newer; $(PYTHON) is {v[0]}.{v[1]}. Try: make PYTHON=python3.11 $(MAKECMDGOALS)")'
+	@$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); \
+	  echo "$(PYTHON) cannot make a virtual environment: install its venv module (Debian: python3-venv)"; exit 1; }
+	@touch $@
+
+# torch comes first and the build runs against it: with build isolation pip would fetch torch a second time.
+$(VENV)/.torch: constraints.txt | $(VENV)/.made
+	$(PIP) install -c constraints.txt torch numpy setuptools wheel ninja
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml setup.py $(CXX_SOURCES)
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
