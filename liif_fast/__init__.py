@@ -1,0 +1,50 @@
+"""liif_fast: the LIIF decoder (Local Implicit Image Function, CVPR 2021) in fused kernels, a drop-in for the published one.
+
+Importing builds nothing, prints nothing and needs no GPU; names are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "LIIF": "liif_fast.models",
+    "accelerate": "liif_fast.accelerate",
+    "restore": "liif_fast.accelerate",
+    "load": "liif_fast.checkpoint",
+    "save": "liif_fast.checkpoint",
+    "upscale": "liif_fast.render",
+    "query": "liif_fast.functional",
+    "make_coord": "liif_fast.geometry",
+    "make_cell": "liif_fast.geometry",
+    "available_backends": "liif_fast.backends",
+}
+
+__all__ = ["__version__", "models", *_HOMES]
+
+if TYPE_CHECKING:
+    from liif_fast import models
+    from liif_fast.accelerate import accelerate, restore
+    from liif_fast.backends import available_backends
+    from liif_fast.checkpoint import load, save
+    from liif_fast.functional import query
+    from liif_fast.geometry import make_cell, make_coord
+    from liif_fast.models import LIIF
+    from liif_fast.render import upscale
+
+
+def __getattr__(name: str) -> Any:
+    if name == "models":
+        return import_module("liif_fast.models")
+    if name in _HOMES:
+        # A function may share its module's name (accelerate), so the name is bound here once and for all.
+        value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+        return value
+    raise AttributeError(f"module 'liif_fast' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

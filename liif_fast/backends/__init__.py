@@ -1,0 +1,79 @@
+"""Who computes a query: the table of backends, the choice between them, and why one cannot run.
+
+A backend is a module with NAME, unusable_reason(device, precision, params), detail() and run(...). Adding one is one
+file and one line of the table; the table is static, so that torch.compile can trace through it.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+
+from liif_fast.backends import cpu, pytorch
+from liif_fast.errors import BackendError, UsageError
+from liif_fast.params import DecoderParams
+
+PRECISIONS = ("auto", "fp32", "tf32", "fp16", "bf16")
+FUSED: dict[str, ModuleType] = {cpu.NAME: cpu}
+NAMES = ("reference", pytorch.NAME, *FUSED)
+# Best first; the reference is the oracle and is never chosen for its own sake.
+PREFERENCE = (*FUSED, pytorch.NAME)
+
+
+class BackendReport(NamedTuple):
+    """One row of `liif-fast info`: reason says why the backend cannot run here and what would help, or is empty."""
+
+    name: str
+    usable: bool
+    reason: str
+    detail: str
+
+
+def unusable_reason(
+    name: str, device: torch.device, precision: str = "fp32", params: DecoderParams | None = None
+) -> str | None:
+    """Why a backend cannot run here, or None when it can."""
+    if name == "reference":
+        return None if precision == "fp32" else f"computes in the features' own precision, got precision={precision!r}"
+    module = FUSED.get(name, pytorch)
+    reason: str | None = module.unusable_reason(device, precision, params)
+    return reason
+
+
+def select(
+    name: str, device: torch.device, precision: str, params: DecoderParams | None = None, *, plain: bool = False
+) -> str:
+    """The backend that runs: the best usable one for "auto", else the named one or BackendError.
+
+    plain: only PyTorch operations will do (gradients, float64); a fused backend then gives way to `torch`.
+    """
+    if name == "auto":
+        usable = (n for n in PREFERENCE if unusable_reason(n, device, precision, params) is None)
+        name = pytorch.NAME if plain else next(usable, pytorch.NAME)
+    elif name not in NAMES:
+        raise UsageError(f"backend: expected one of auto, {', '.join(NAMES)}, got {name!r}")
+    reason = unusable_reason(name, device, precision, params)
+    if reason is not None:
+        raise BackendError(f"backend {name!r} cannot run: {reason}")
+    return pytorch.NAME if plain and name in FUSED else name
+
+
+def report() -> list[BackendReport]:
+    """Every backend: usable here or why not."""
+    device = torch.device("cpu")
+    rows = []
+    for name in NAMES:
+        reason = unusable_reason(name, device)
+        about = "published arithmetic, for comparison" if name == "reference" else ""
+        module = FUSED.get(name, pytorch if name == pytorch.NAME else None)
+        if module is not None and reason is None:
+            about = module.detail()
+        rows.append(BackendReport(name, reason is None, reason or "", about))
+    return rows
+
+
+def available_backends() -> list[str]:
+    """Names of the backends that can run here."""
+    return [row.name for row in report() if row.usable]

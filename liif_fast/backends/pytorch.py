@@ -1,0 +1,91 @@
+"""Backend `torch`: the projected decoder in PyTorch operations, on any device, differentiable by autograd."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from liif_fast import geometry
+from liif_fast.geometry import Window
+from liif_fast.params import DecoderParams
+
+NAME = "torch"
+CHUNK = 8_192  # queries at a time without gradients: the activations of a chunk then stay near the cache
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def unusable_reason(device: torch.device, precision: str, params: DecoderParams | None = None) -> str | None:
+    """None: it runs everywhere that PyTorch does; TF32 exists on CUDA only."""
+    if precision == "tf32" and device.type != "cuda":
+        return f"precision 'tf32' exists on CUDA devices only, got {device}; use 'fp32'"
+    return None
+
+
+def detail() -> str:
+    return f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads"
+
+
+def run(
+    projected: Tensor,
+    coord: Tensor,
+    cell: Tensor | None,
+    params: DecoderParams,
+    window: Window,
+    precision: str,
+) -> Tensor:
+    """projected [B, h, w, N0], coord and cell [B, Q, 2] -> [B, Q, out_dim] in the precision's dtype."""
+    grad = torch.is_grad_enabled() and (
+        projected.requires_grad or coord.requires_grad or any(w.requires_grad for w in params.weights)
+    )
+    if grad or torch.compiler.is_compiling() or coord.shape[1] <= CHUNK:
+        return _chunk(projected, coord, cell, params, window, precision)
+    starts = range(0, coord.shape[1], CHUNK)
+    cells = [None if cell is None else cell[:, q : q + CHUNK] for q in starts]
+    return torch.cat(
+        [
+            _chunk(projected, coord[:, q : q + CHUNK], part, params, window, precision)
+            for q, part in zip(starts, cells, strict=True)
+        ],
+        dim=1,
+    )
+
+
+def _chunk(
+    projected: Tensor, coord: Tensor, cell: Tensor | None, params: DecoderParams, window: Window, precision: str
+) -> Tensor:
+    dtype = torch.float64 if projected.dtype == torch.float64 else DTYPES[precision]
+    with torch.autocast(coord.device.type, enabled=False):
+        found = geometry.corners(coord, (window.height, window.width), params.local_ensemble)
+        hidden = _first_layer(projected, found, cell, params, window, dtype)
+        for weight, bias in zip(params.weights[1:-1], params.biases[1:-1], strict=True):
+            hidden = F.linear(hidden, weight.to(dtype), bias.to(dtype)).relu_()
+        # The blend is linear, so it commutes with the last layer, which then runs once and not four times.
+        shares = torch.stack(geometry.blend_weights([corner.area for corner in found])).to(dtype)
+        blended = (hidden * shares.unsqueeze(-1)).sum(dim=0)
+        if len(params.weights) == 1:
+            return blended
+        return F.linear(blended, params.weights[-1].to(dtype), params.biases[-1].to(dtype))
+
+
+def _first_layer(
+    projected: Tensor,
+    found: list[geometry.Corner],
+    cell: Tensor | None,
+    params: DecoderParams,
+    window: Window,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Layer one from the projected map: [corners, B, Q, N0], after its ReLU where it has one."""
+    batch, height, width, n0 = projected.shape
+    offsets = torch.arange(batch, device=projected.device).view(-1, 1) * (height * width)
+    rows = torch.stack([(c.row - window.top) * width + (c.col - window.left) + offsets for c in found])
+    gathered = projected.reshape(-1, n0).index_select(0, rows.flatten()).to(dtype)
+    _, rest = params.split()
+    extra = torch.stack([corner.rel for corner in found])
+    if cell is not None:
+        scaled = geometry.relative_cell(cell, (window.height, window.width))
+        extra = torch.cat([extra, scaled.expand(len(found), -1, -1, -1)], dim=-1)
+    update = F.linear(extra.to(dtype).flatten(0, 2), rest.to(dtype), params.biases[0].to(dtype))
+    hidden = update.add_(gathered).view(len(found), *found[0].row.shape, n0)
+    return hidden if len(params.weights) == 1 else hidden.relu_()

@@ -1,0 +1,144 @@
+"""The decoder as functions: check, settle the precision, choose a backend, call it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from liif_fast import backends, reference
+from liif_fast.backends import pytorch
+from liif_fast.errors import UsageError
+from liif_fast.geometry import Window
+from liif_fast.params import DecoderParams
+
+__all__ = ["Window", "project", "query", "resolve_precision"]
+
+HALF = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+def resolve_precision(precision: str, tensor: Tensor) -> str:
+    """The precision that "auto" means: autocast's, else the tensor's own, else torch's float32 matmul setting."""
+    if precision not in backends.PRECISIONS:
+        raise UsageError(f"precision: expected one of {', '.join(backends.PRECISIONS)}, got {precision!r}")
+    if precision != "auto":
+        return precision
+    kind = tensor.device.type
+    if torch.is_autocast_enabled(kind):
+        return HALF.get(torch.get_autocast_dtype(kind), "fp32")
+    if tensor.dtype in HALF:
+        return HALF[tensor.dtype]
+    return "tf32" if kind == "cuda" and torch.get_float32_matmul_precision() != "highest" else "fp32"
+
+
+def project(feat: Tensor, params: DecoderParams, precision: str = "auto") -> Tensor:
+    """Layer one's features columns applied to the whole map, once for each input pixel.
+
+    feat [B, C, H, W] -> [B, H, W, N0], contiguous, without bias: one convolution with zero padding, which equals the
+    linear layer on the unfolded features. Serves every query of this map; differentiable. On the CPU it is float32 (or
+    float64) whatever the precision, since it is a small share of the work there.
+    """
+    check_feat(feat, params)
+    precision = resolve_precision(precision, feat)
+    dtype = pytorch.DTYPES[precision] if feat.device.type != "cpu" else torch.float32
+    dtype = torch.float64 if feat.dtype == torch.float64 else dtype
+    kernel, _ = params.split()
+    with torch.autocast(feat.device.type, enabled=False):
+        feat = feat.to(dtype).contiguous(memory_format=torch.channels_last)
+        projected = F.conv2d(feat, kernel.to(dtype), padding=kernel.shape[-1] // 2)
+    return projected.permute(0, 2, 3, 1).contiguous()
+
+
+def query(
+    feat: Tensor | None,
+    coord: Tensor,
+    cell: Tensor | None,
+    params: DecoderParams,
+    *,
+    backend: str = "auto",
+    precision: str = "auto",
+    projected: Tensor | None = None,
+    window: Window | None = None,
+) -> Tensor:
+    """Signal at each coordinate, s_q (paper, eq. 4): [B, Q, out_dim], in feat's dtype (float32 under autocast).
+
+    feat: [B, C, H, W], may be None where `projected`, its `project`, is given ([B, h, w, N0]).
+    coord, cell: [B, Q, 2], (y, x), in units of [-1, 1]; used as float32. cell may be None without cell_decode.
+    window: `projected` is only this part of a map; every neighbour of every query must lie inside it.
+    backend: "auto" or a name of `available_backends()`; precision: "auto", "fp32", "tf32", "fp16", "bf16".
+    Gradients of everything are right whatever the backend: they go through `torch`.
+
+    Raises UsageError for arguments that do not fit, BackendError when a named backend cannot run.
+    """
+    source = projected if feat is None else feat
+    if source is None:
+        raise UsageError("query: expected feat or projected, got neither; give the feature map or its projection")
+    if feat is not None:
+        check_feat(feat, params)
+    double = source.dtype == torch.float64
+    precision = resolve_precision(precision, source)
+    coord, cell = _check_query(source, coord, cell, params)
+    name = backends.select(
+        backend, source.device, precision, params, plain=double or _needs_grad(source, coord, cell, params)
+    )
+    if name == "reference":
+        if feat is None or window is not None:
+            raise UsageError("backend 'reference' expects the whole feature map, got a projection or a window")
+        result = reference.query(feat, coord, cell, params)
+    else:
+        if projected is None:
+            assert feat is not None
+            projected = project(feat, params, precision)
+        part = window or Window(projected.shape[1], projected.shape[2])
+        if name == pytorch.NAME:
+            result = pytorch.run(projected, coord, cell, params, part, precision)
+        else:
+            result = backends.FUSED[name].run(projected, coord, cell, params, part, precision)
+    autocast = torch.is_autocast_enabled(source.device.type)
+    return result.to(torch.float32 if autocast or (feat is None and not double) else source.dtype)
+
+
+def check_feat(feat: Tensor, params: DecoderParams) -> None:
+    """UsageError unless feat is a floating [B, params.channels, H, W] with H, W >= 1."""
+    fits = feat.dim() == 4 and feat.shape[1] == params.channels and feat.is_floating_point()
+    if not fits or feat.shape[2] < 1 or feat.shape[3] < 1:
+        raise UsageError(
+            f"feat: expected a floating tensor [B, {params.channels}, H, W] with H, W >= 1, "
+            f"got {feat.dtype} {list(feat.shape)}"
+        )
+
+
+def _check_query(
+    source: Tensor, coord: Tensor, cell: Tensor | None, params: DecoderParams
+) -> tuple[Tensor, Tensor | None]:
+    """coord and cell in the geometry's dtype, or UsageError."""
+    if params.cell_decode and cell is None:
+        raise UsageError("cell: expected [B, Q, 2] because cell_decode is on, got None; use make_cell((H, W))")
+    given = {"coord": coord} | ({"cell": cell} if params.cell_decode and cell is not None else {})
+    # Rounding coordinates to half precision would choose other pixels, so only float64 features use another dtype.
+    double = source.dtype == torch.float64 and coord.dtype == torch.float64
+    for name, value in given.items():
+        if value.dim() != 3 or value.shape[-1] != 2 or value.shape[0] != source.shape[0]:
+            raise UsageError(
+                f"{name}: expected [B, Q, 2] with B={source.shape[0]} as in the feature map, got {list(value.shape)}"
+            )
+        if value.shape != coord.shape or value.device != source.device or not value.is_floating_point():
+            raise UsageError(
+                f"{name}: expected floating {list(coord.shape)} on {source.device}, "
+                f"got {value.dtype} {list(value.shape)} on {value.device}"
+            )
+        # A data-dependent branch cannot be traced, and on a GPU it would wait for the device.
+        if source.device.type == "cpu" and not torch.compiler.is_compiling() and not _all_finite(value):
+            raise UsageError(f"{name}: expected finite values, got NaN or infinity; drop those queries")
+        given[name] = value.to(torch.float64 if double else torch.float32)
+    return given["coord"], given.get("cell")
+
+
+def _all_finite(value: Tensor) -> bool:
+    # One reduction instead of a mask: any NaN or infinity makes the sum of x - x a NaN.
+    return bool((value.detach() - value.detach()).sum() == 0)
+
+
+def _needs_grad(source: Tensor, coord: Tensor, cell: Tensor | None, params: DecoderParams) -> bool:
+    tensors = (source, coord, cell, *params.weights, *params.biases)
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)

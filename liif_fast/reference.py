@@ -1,0 +1,78 @@
+"""The decoder in plain PyTorch, operation by operation as published: the oracle of every kernel.
+
+Slow on purpose: it unfolds the whole map for each call and runs the MLP four times, as the published code does.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from liif_fast import geometry
+from liif_fast.params import DecoderParams
+
+
+def sample_nearest(grid: Tensor, coord: Tensor) -> Tensor:
+    """Nearest pixel of grid [B, C, H, W] at coord [B, Q, 2]: [B, Q, C]."""
+    if grid.dtype == coord.dtype:
+        flipped = coord.flip(-1).unsqueeze(1)
+        sampled = F.grid_sample(grid, flipped, mode="nearest", align_corners=False)
+        return sampled[:, :, 0, :].permute(0, 2, 1)
+    # Pixels are chosen in the coordinates' precision, so that float64 features see the neighbours that float32 ones do.
+    row = geometry.nearest_index(coord[..., 0], grid.shape[-2])
+    col = geometry.nearest_index(coord[..., 1], grid.shape[-1])
+    flat = (row * grid.shape[-1] + col).unsqueeze(1).expand(-1, grid.shape[1], -1)
+    return grid.flatten(2).gather(2, flat).permute(0, 2, 1)
+
+
+def mlp(rows: Tensor, params: DecoderParams) -> Tensor:
+    """f_theta on rows [N, in]: Linear, ReLU, ..., Linear."""
+    for k, (weight, bias) in enumerate(zip(params.weights, params.biases, strict=True)):
+        rows = F.linear(rows if k == 0 else rows.relu(), weight, bias)
+    return rows
+
+
+def query(feat: Tensor, coord: Tensor, cell: Tensor | None, params: DecoderParams) -> Tensor:
+    """Signal at each coordinate, s_q (paper, eq. 4).
+
+    feat [B, C, H, W]; coord and cell [B, Q, 2] in [-1, 1] units, (y, x) order; returns [B, Q, out_dim] in feat's dtype.
+    With float32 coordinates and float64 features and weights, everything that depends on the coordinates alone is
+    float32 and the rest float64: the truth that kernels are held against.
+    """
+    batch, queries = coord.shape[:2]
+    height, width = feat.shape[-2:]
+    if params.feat_unfold:
+        feat = F.unfold(feat, 3, padding=1).view(batch, -1, height, width)
+    centres = geometry.make_coord((height, width), flatten=False, device=feat.device).to(coord.dtype)
+    centres = centres.permute(2, 0, 1).unsqueeze(0).expand(batch, 2, height, width)
+
+    predictions, areas = [], []
+    for shift in geometry.shifts(params.local_ensemble):
+        look = geometry.lookup_coord(coord, (height, width), shift, params.local_ensemble)
+        rel = coord - sample_nearest(centres, look)
+        rel = torch.stack([rel[..., 0] * height, rel[..., 1] * width], dim=-1)
+        columns = [sample_nearest(feat, look), rel.to(feat.dtype)]
+        if params.cell_decode:
+            assert cell is not None
+            columns.append(geometry.relative_cell(cell, (height, width)).to(feat.dtype))
+        rows = torch.cat(columns, dim=-1).view(batch * queries, -1)
+        predictions.append(mlp(rows, params).view(batch, queries, -1))
+        areas.append((rel[..., 0] * rel[..., 1]).abs() + geometry.AREA_EPS)
+
+    result = torch.zeros_like(predictions[0])
+    for prediction, share in zip(predictions, geometry.blend_weights(areas), strict=True):
+        result = result + prediction * share.unsqueeze(-1).to(feat.dtype)
+    return result
+
+
+def batched_query(
+    feat: Tensor, coord: Tensor, cell: Tensor | None, params: DecoderParams, bsize: int = 30_000
+) -> Tensor:
+    """query in chunks of bsize coordinates without gradients, as the published demo runs it."""
+    with torch.no_grad():
+        chunks = [
+            query(feat, coord[:, q : q + bsize], None if cell is None else cell[:, q : q + bsize], params)
+            for q in range(0, coord.shape[1], bsize)
+        ]
+    return torch.cat(chunks, dim=1)
