@@ -1,0 +1,20 @@
+"""Models by their published names: decoders `liif` and `metasr`, `mlp`, encoders `edsr-baseline`, `edsr`, `rdn`, `rcan`.
+
+An encoder is any module that maps ``[B, C_in, H, W]`` to ``[B, out_dim, H * scale, W * scale]`` and has
+
+- ``out_dim``: channels of its feature map (required);
+- ``receptive_radius``: how many input pixels away an input can still change a feature, None when that is the whole
+  picture (then it cannot be tiled exactly);
+- ``scale``: feature pixels per input pixel, 1 without upsampling.
+
+To add one, write a file with the class, put ``@register("name")`` above it and import it here.
+"""
+
+from __future__ import annotations
+
+from liif_fast.models.edsr import EDSR
+from liif_fast.models.liif import LIIF
+from liif_fast.models.mlp import MLP
+from liif_fast.models.registry import make, register, registry
+
+__all__ = ["EDSR", "LIIF", "MLP", "make", "register", "registry"]
