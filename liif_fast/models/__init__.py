@@ -14,7 +14,10 @@ from __future__ import annotations
 
 from liif_fast.models.edsr import EDSR
 from liif_fast.models.liif import LIIF
+from liif_fast.models.metasr import MetaSR
 from liif_fast.models.mlp import MLP
+from liif_fast.models.rcan import RCAN
+from liif_fast.models.rdn import RDN
 from liif_fast.models.registry import make, register, registry
 
-__all__ = ["EDSR", "LIIF", "MLP", "make", "register", "registry"]
+__all__ = ["EDSR", "LIIF", "MLP", "RCAN", "RDN", "MetaSR", "make", "register", "registry"]

@@ -50,12 +50,12 @@ def upsampling_steps(scale: int) -> list[int]:
     return [2] * (scale.bit_length() - 1)
 
 
-def tail_radius(steps: list[int]) -> int:
-    """Input pixels that 3 x 3 sub-pixel convolutions by `steps` and a last 3 x 3 convolution add to the radius."""
-    radius = 1
+def tail_radius(steps: list[int], kernel_size: int = 3) -> int:
+    """Input pixels that sub-pixel convolutions by `steps` and one convolution after them add to the radius."""
+    radius = reach = kernel_size // 2
     for factor in reversed(steps):
         # From pixels after the shuffle to pixels before it (rounded outwards), then one convolution more.
-        radius = -(-radius // factor) + 1
+        radius = -(-radius // factor) + reach
     return radius
 
 
