@@ -69,7 +69,7 @@ def demo(args: argparse.Namespace) -> int:
 
 
 def compare(photograph: Image.Image, pictures: dict[str, tuple[Image.Image, Image.Image]]) -> Image.Image:
-    """One sheet: the photograph, then rows of bicubic (left) and liif_fast (right), a detail of the first too."""
+    """One sheet: the photograph, then rows of bicubic beside liif_fast, with a detail of the first."""
     rows = []
     for index, (label, pair) in enumerate(pictures.items()):
         rows.append((label, pair))
