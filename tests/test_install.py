@@ -1,4 +1,4 @@
-"""The package as it is installed: what the archives hold, what an import costs, what happens without a compiler."""
+"""The package as it is installed: what the archives hold, what an import loads, life without a compiler."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_version_is_said_once() -> None:
 
 
 def test_what_is_tested_is_pinned() -> None:
-    """Every requirement of the package has one exact pin, inside its range, and it is the version that runs here."""
+    """Every requirement of the package has one exact pin, inside its range."""
     from packaging.requirements import Requirement
 
     lines = (ROOT / "constraints.txt").read_text().splitlines()
