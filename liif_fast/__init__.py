@@ -1,4 +1,4 @@
-"""liif_fast: the LIIF decoder (Local Implicit Image Function, CVPR 2021) in fused kernels, a drop-in for the published one.
+"""The LIIF decoder (Local Implicit Image Function, CVPR 2021) in fused kernels, a drop-in for the published one.
 
 Importing builds nothing, prints nothing and needs no GPU; names are loaded when they are first used.
 """
@@ -23,7 +23,20 @@ _HOMES = {
     "available_backends": "liif_fast.backends",
 }
 
-__all__ = ["__version__", "models", *_HOMES]
+__all__ = [
+    "LIIF",
+    "__version__",
+    "accelerate",
+    "available_backends",
+    "load",
+    "make_cell",
+    "make_coord",
+    "models",
+    "query",
+    "restore",
+    "save",
+    "upscale",
+]
 
 if TYPE_CHECKING:
     from liif_fast import models

@@ -127,6 +127,10 @@ def _check_query(
                 f"{name}: expected floating {list(coord.shape)} on {source.device}, "
                 f"got {value.dtype} {list(value.shape)} on {value.device}"
             )
+        if value.shape[1] == 0:
+            raise UsageError(
+                f"{name}: expected at least one query, got {list(value.shape)}; skip the call when there is none"
+            )
         # A data-dependent branch cannot be traced, and on a GPU it would wait for the device.
         if source.device.type == "cpu" and not torch.compiler.is_compiling() and not _all_finite(value):
             raise UsageError(f"{name}: expected finite values, got NaN or infinity; drop those queries")

@@ -107,7 +107,7 @@ def corners(coord: Tensor, shape: Sequence[int], local_ensemble: bool) -> list[C
 
 
 def blend_weights(areas: Sequence[Tensor]) -> list[Tensor]:
-    """Share of each prediction: the area spanned with the diagonally opposite neighbour, over the sum (paper, eq. 4)."""
+    """Share of each prediction: the area spanned with the opposite neighbour, over the sum (paper, equation 4)."""
     total = torch.stack(list(areas)).sum(dim=0)
     return [area / total for area in reversed(areas)]
 

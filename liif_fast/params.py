@@ -98,6 +98,6 @@ def linear_layers(imnet: nn.Module) -> tuple[tuple[Tensor, ...], tuple[Tensor, .
     if not fits:
         names = [type(module).__name__ for module in modules] or type(imnet).__name__
         raise UsageError(f"imnet: expected `layers` of Linear, ReLU, ..., Linear, got {names}; use the published MLP")
-    linears = modules[::2]
+    linears = [module for module in modules if isinstance(module, nn.Linear)]
     biases = tuple(m.weight.new_zeros(m.out_features) if m.bias is None else m.bias for m in linears)
     return tuple(m.weight for m in linears), biases

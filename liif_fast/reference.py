@@ -19,7 +19,7 @@ def sample_nearest(grid: Tensor, coord: Tensor) -> Tensor:
         flipped = coord.flip(-1).unsqueeze(1)
         sampled = F.grid_sample(grid, flipped, mode="nearest", align_corners=False)
         return sampled[:, :, 0, :].permute(0, 2, 1)
-    # Pixels are chosen in the coordinates' precision, so that float64 features see the neighbours that float32 ones do.
+    # The coordinates' precision chooses the pixels, so that float64 features see the neighbours of float32 ones.
     row = geometry.nearest_index(coord[..., 0], grid.shape[-2])
     col = geometry.nearest_index(coord[..., 1], grid.shape[-1])
     flat = (row * grid.shape[-1] + col).unsqueeze(1).expand(-1, grid.shape[1], -1)

@@ -43,7 +43,12 @@ def unusable_reason(
 
 
 def select(
-    name: str, device: torch.device, precision: str, params: DecoderParams | None = None, *, plain: bool = False
+    name: str,
+    device: torch.device,
+    precision: str,
+    params: DecoderParams | None = None,
+    *,
+    plain: bool = False,
 ) -> str:
     """The backend that runs: the best usable one for "auto", else the named one or BackendError.
 

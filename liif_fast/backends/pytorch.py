@@ -52,7 +52,12 @@ def run(
 
 
 def _chunk(
-    projected: Tensor, coord: Tensor, cell: Tensor | None, params: DecoderParams, window: Window, precision: str
+    projected: Tensor,
+    coord: Tensor,
+    cell: Tensor | None,
+    params: DecoderParams,
+    window: Window,
+    precision: str,
 ) -> Tensor:
     dtype = torch.float64 if projected.dtype == torch.float64 else DTYPES[precision]
     with torch.autocast(coord.device.type, enabled=False):
