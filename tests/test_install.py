@@ -19,7 +19,7 @@ import liif_fast
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_SOURCES = shutil.ignore_patterns(
-    ".git", ".venv", "build", "dist", "runs", "*.egg-info", "*.so", "__pycache__", ".*_cache", ".hypothesis"
+    ".git", ".venv", "build", "dist", "save", "*.egg-info", "*.so", "__pycache__", ".*_cache", ".hypothesis"
 )
 
 
