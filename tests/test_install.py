@@ -26,9 +26,7 @@ NOT_SOURCES = shutil.ignore_patterns(
 def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command outside of the checkout and return what it printed; its own failure fails the test."""
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | environment
-    done = subprocess.run(
-        [str(c) for c in command], cwd=cwd, env=env, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([str(c) for c in command], cwd=cwd, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done
 
@@ -166,9 +164,7 @@ def test_what_is_tested_is_pinned() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
     assert all(len(pin.specifier) == 1 and str(pin.specifier).startswith("==") for pin in pins)
-    here = {
-        pin.name.lower().replace("_", "-"): pin for pin in pins if not pin.marker or pin.marker.evaluate()
-    }
+    here = {pin.name.lower().replace("_", "-"): pin for pin in pins if not pin.marker or pin.marker.evaluate()}
     requirements = [Requirement(text) for text in importlib.metadata.requires("liif_fast") or []]
     for requirement in requirements:
         extras = {"", "train", "test", "dev"}

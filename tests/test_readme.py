@@ -36,9 +36,7 @@ class Block(NamedTuple):
 def blocks(language: str) -> list[Block]:
     """Every block of a language, in reading order."""
     fence = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-    found = [
-        Block(name, *match.groups()) for name in DOCUMENTS for match in fence.finditer((ROOT / name).read_text())
-    ]
+    found = [Block(name, *match.groups()) for name in DOCUMENTS for match in fence.finditer((ROOT / name).read_text())]
     return [block for block in found if block.language == language]
 
 
