@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -13,6 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 import liif_fast
 from liif_fast.errors import LiifError
+from liif_fast.files import replacing
+from liif_fast.render import settle
 
 PHOTOGRAPH = Path(__file__).with_name("osprey.jpg")
 SCALE = 4
@@ -42,7 +43,8 @@ def demo(args: argparse.Namespace) -> int:
     with Image.open(args.input) as file:
         photograph = file.convert("RGB")
     model = liif_fast.load(args.model)
-    print(f"backends here: {', '.join(liif_fast.available_backends())}; threads: {torch.get_num_threads()}")
+    backend, precision = settle(model, args.backend)
+    print(f"backend {backend}, {precision}, {torch.get_num_threads()} threads")
     width, height = photograph.size
     sizes = {f"x{SCALE}": (SCALE * height, SCALE * width), f"{SIZE[1]} x {SIZE[0]}": SIZE}
     pictures = {}
@@ -53,7 +55,7 @@ def demo(args: argparse.Namespace) -> int:
         megapixels = size[0] * size[1] / 1e6
         print(
             f"{width} x {height} -> {size[1]} x {size[0]}: {seconds:.2f} s, "
-            f"{megapixels / seconds:.2f} megapixels a second, backend {args.backend}"
+            f"{megapixels / seconds:.2f} megapixels a second"
         )
         pictures[label] = (photograph.resize((size[1], size[0]), Image.Resampling.BICUBIC), result)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -101,9 +103,8 @@ def detail(picture: Image.Image) -> Image.Image:
 
 def save(picture: Image.Image, path: Path) -> None:
     """Write a PNG that appears whole or not at all."""
-    part = path.with_suffix(".part")
-    picture.save(part, format="PNG")
-    os.replace(part, path)
+    with replacing(path) as temporary:
+        picture.save(temporary, format="PNG")
 
 
 if __name__ == "__main__":
