@@ -1,4 +1,4 @@
-"""Models by their published names: decoders `liif` and `metasr`, `mlp`, encoders `edsr-baseline`, `edsr`, `rdn`, `rcan`.
+"""Models by their published names: liif, metasr, mlp, and the encoders edsr-baseline, edsr, rdn, rcan.
 
 An encoder is any module that maps ``[B, C_in, H, W]`` to ``[B, out_dim, H * scale, W * scale]`` and has
 
@@ -18,6 +18,6 @@ from liif_fast.models.metasr import MetaSR
 from liif_fast.models.mlp import MLP
 from liif_fast.models.rcan import RCAN
 from liif_fast.models.rdn import RDN
-from liif_fast.models.registry import make, register, registry
+from liif_fast.models.registry import make, register, registry, spec_of
 
-__all__ = ["EDSR", "LIIF", "MLP", "RCAN", "RDN", "MetaSR", "make", "register", "registry"]
+__all__ = ["EDSR", "LIIF", "MLP", "RCAN", "RDN", "MetaSR", "make", "register", "registry", "spec_of"]

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from liif_fast.errors import UsageError
-from liif_fast.params import DecoderParams
 from liif_fast.models.projection_cache import ProjectionCache, query
-from liif_fast.models.registry import make, register
+from liif_fast.models.registry import make, register, spec_of
+from liif_fast.params import DecoderParams
 
 Spec = Mapping[str, Any] | nn.Module
 
@@ -62,6 +62,22 @@ class LIIF(nn.Module):
         self.feat: Tensor | None = None
         self._projections = ProjectionCache()
 
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The published spec of this model as it now is; UsageError if a part of it was not built from one."""
+        imnet_spec = None
+        if self.imnet is not None:
+            imnet_spec = spec_of(self.imnet)
+            imnet_spec["args"].pop("in_dim", None)
+        args = {
+            "encoder_spec": spec_of(self.encoder),
+            "imnet_spec": imnet_spec,
+            "local_ensemble": self.local_ensemble,
+            "feat_unfold": self.feat_unfold,
+            "cell_decode": self.cell_decode,
+        }
+        return {"name": "liif", "args": args}
+
     def gen_feat(self, inp: Tensor) -> Tensor:
         """Encode ``inp [B, C_in, H, W]``; the feature map is kept as `feat` for `query_rgb`, and returned."""
         self._projections.clear()
@@ -87,23 +103,20 @@ class LIIF(nn.Module):
             raise UsageError("query_rgb expects a feature map, got none yet: call gen_feat(inp) first")
         if self.imnet is None:
             return nearest(feat, coord)
-        if cell is None and self.cell_decode:
-            raise UsageError(
-                "query_rgb expects cell [B, Q, 2] because this model decodes cells, got None: "
-                "pass cell=make_cell((height, width)) expanded to the shape of coord"
-            )
         return query(
             self._projections,
             feat,
             coord,
-            cell if self.cell_decode else None,
+            cell,
             self.decoder_params(feat.shape[1]),
             self.backend,
             self.precision,
         )
 
     def decoder_params(self, channels: int | None = None) -> DecoderParams:
-        """The MLP and the switches as the decoder's parameters; tensors are shared, not copied."""
+        """The MLP and the switches as the decoder's parameters; tensors are shared, not copied. UsageError without MLP."""
+        if self.imnet is None:
+            raise UsageError("decoder_params expects a model with an imnet, got imnet_spec=None: it has no decoder")
         return DecoderParams.from_mlp(
             self.imnet,
             encoder_width(self.encoder) if channels is None else channels,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,7 +12,7 @@ from liif_fast import geometry
 from liif_fast.errors import UsageError
 from liif_fast.models.liif import Spec, default_data_norm, encoder_width
 from liif_fast.models.mlp import MLP
-from liif_fast.models.registry import make, register
+from liif_fast.models.registry import make, register, spec_of
 
 HIDDEN = 256
 COLORS = 3
@@ -34,6 +36,11 @@ class MetaSR(nn.Module):
         self.chunk = chunk
         self.data_norm = default_data_norm()
         self.feat: Tensor | None = None
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The published spec of this model; UsageError if its encoder was not built from one."""
+        return {"name": "metasr", "args": {"encoder_spec": spec_of(self.encoder)}}
 
     def gen_feat(self, inp: Tensor) -> Tensor:
         """Encode ``inp [B, C_in, H, W]``; the feature map is kept as `feat`, and returned."""

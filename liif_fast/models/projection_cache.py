@@ -82,9 +82,7 @@ def query(
     projected = None
     if not (differentiable or backend == "reference" or torch.compiler.is_compiling()):
         projected = cache.project(feat, params, precision)
-    return functional.query(
-        feat, coord, cell, params, backend=backend, precision=precision, projected=projected
-    )
+    return functional.query(feat, coord, cell, params, backend=backend, precision=precision, projected=projected)
 
 
 def _key(feat: Tensor, weight: Tensor, params: DecoderParams, precision: str) -> tuple[Any, ...]:

@@ -40,9 +40,7 @@ class DenseBlock(nn.Module):
 
     def __init__(self, width: int, size: Size) -> None:
         super().__init__()
-        self.convs = nn.Sequential(
-            *(DenseLayer(width + k * size.growth, size.growth) for k in range(size.layers))
-        )
+        self.convs = nn.Sequential(*(DenseLayer(width + k * size.growth, size.growth) for k in range(size.layers)))
         self.LFF = conv(width + size.layers * size.growth, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -52,15 +53,31 @@ def make(
     try:
         inspect.signature(builder).bind(**arguments)
     except TypeError as error:
-        raise UsageError(
-            f"model {name!r}: {error}; got {sorted(arguments)}, expected {_parameters(builder)}"
-        ) from None
+        raise UsageError(f"model {name!r}: {error}; got {sorted(arguments)}, expected {_parameters(builder)}") from None
     model = builder(**arguments)
+    # LIIF and Meta-SR work their spec out themselves; every other module carries the one it was built from.
+    if not hasattr(model, "spec"):
+        model.spec = {"name": name, "args": copy.deepcopy(arguments)}  # type: ignore[assignment]
     if load_sd:
         if "sd" not in spec:
             raise UsageError(f"load_sd=True needs a state_dict under 'sd' in the spec, got only {sorted(spec)}")
         model.load_state_dict(spec["sd"])
     return model
+
+
+def spec_of(module: nn.Module) -> dict[str, Any]:
+    """The spec ``{"name", "args"}`` that builds a module like this one, without its weights.
+
+    Raises:
+        UsageError: the module, or a part of it, was not built from a spec.
+    """
+    spec = getattr(module, "spec", None)
+    if not isinstance(spec, dict):
+        raise UsageError(
+            f"expected a module built by models.make(spec), got a {type(module).__name__} without a spec: "
+            "register its class and build it by name"
+        )
+    return copy.deepcopy(spec)
 
 
 def _parameters(builder: Callable[..., nn.Module]) -> str:
