@@ -16,7 +16,7 @@ _HOMES = {
     "restore": "liif_fast.accelerate",
     "load": "liif_fast.checkpoint",
     "save": "liif_fast.checkpoint",
-    "upscale": "liif_fast.render",
+    "upscale": "liif_fast.upscaling",
     "query": "liif_fast.functional",
     "make_coord": "liif_fast.geometry",
     "make_cell": "liif_fast.geometry",
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from liif_fast.functional import query
     from liif_fast.geometry import make_cell, make_coord
     from liif_fast.models import LIIF
-    from liif_fast.render import upscale
+    from liif_fast.upscaling import upscale
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,121 @@
+"""The feature map of one picture, given out in parts: encoded tile by tile with an exact halo, or whole."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from liif_fast.errors import UsageError
+from liif_fast.tiling import Span, widen
+
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+INTEGER_MAX = {torch.uint8: 255, torch.uint16: 65_535}
+
+
+class Encoding:
+    """What a model's encoder makes of inp [1, C, H, W] (in [0, 1], or uint8 / uint16 standing for that).
+
+    radius: how many input pixels away an input still changes a feature; None where that is the whole picture, which
+        is then encoded at once, when its features are first asked for.
+    ask_model: the map is the model's own `gen_feat`, kept by it too, rather than its encoder's.
+    """
+
+    def __init__(self, model: nn.Module, inp: Tensor, *, whole: bool = False, ask_model: bool = False) -> None:
+        check_input(inp, model)
+        encoder = encoder_of(model)
+        self.inp = inp
+        self.encode: Any = getattr(model, "gen_feat", encoder) if ask_model else encoder
+        self.radius: int | None = None if whole or ask_model else getattr(encoder, "receptive_radius", None)
+        self.zoom = int(getattr(encoder, "scale", 1))
+        self.device, self.dtype = placement(model, inp)
+        self.sub, self.div = norm(model, "inp", self.device)
+        self._whole: tuple[str, Tensor] | None = None
+
+    def shape(self, precision: str) -> tuple[int, int]:
+        """(H, W) of the whole feature map."""
+        sides = self.inp.shape[-2:] if self.radius is not None else self.whole(precision).shape[-2:]
+        zoom = self.zoom if self.radius is not None else 1
+        return sides[0] * zoom, sides[1] * zoom
+
+    def part(self, rows: Span, cols: Span, precision: str) -> Tensor:
+        """Features rows x cols of the whole map: [1, out_dim, h, w], equal to that part of it."""
+        if self.radius is None:
+            return self.whole(precision)[:, :, rows.start : rows.stop, cols.start : cols.stop]
+        ys, xs = self._seen(rows, 0), self._seen(cols, 1)
+        with encoder_precision(self.device, precision):
+            feat: Tensor = self.encode(self._normalised(ys, xs))
+        top, left = ys.start * self.zoom, xs.start * self.zoom
+        return feat[:, :, rows.start - top : rows.stop - top, cols.start - left : cols.stop - left]
+
+    def whole(self, precision: str) -> Tensor:
+        """The whole feature map, computed once (again for another precision)."""
+        if self._whole is None or self._whole[0] != precision:
+            self._whole = None
+            with encoder_precision(self.device, precision):
+                feat = self.encode(self._normalised(Span(0, self.inp.shape[-2]), Span(0, self.inp.shape[-1])))
+            self._whole = precision, feat
+        return self._whole[1]
+
+    def _seen(self, span: Span, axis: int) -> Span:
+        """The input pixels of one axis that a span of features depends on."""
+        assert self.radius is not None
+        under = Span(span.start // self.zoom, -(-span.stop // self.zoom))
+        return widen(under, self.radius, self.inp.shape[2 + axis])
+
+    def _normalised(self, rows: Span, cols: Span) -> Tensor:
+        part = self.inp[:, :, rows.start : rows.stop, cols.start : cols.stop].to(self.device)
+        # A fresh tensor, since it is changed in place.
+        part = part.to(torch.promote_types(self.dtype, torch.float32), copy=True)
+        return part.div_(INTEGER_MAX.get(self.inp.dtype, 1)).sub_(self.sub).div_(self.div).to(self.dtype)
+
+
+def encoder_of(model: nn.Module) -> nn.Module:
+    """The model's encoder, the model itself where it has none."""
+    encoder = getattr(model, "encoder", None)
+    return encoder if isinstance(encoder, nn.Module) else model
+
+
+def input_channels(model: nn.Module) -> int:
+    """Channels of the pictures that the model takes: those of its encoder's first layer, 3 where that is unknown."""
+    encoder = encoder_of(model)
+    head = getattr(encoder, "head", None)
+    # The published encoders list an unused layer for RGB before their first one.
+    for module in (head if isinstance(head, nn.Module) else encoder).modules():
+        if isinstance(module, nn.Conv2d):
+            return module.in_channels
+    return 3
+
+
+def check_input(inp: Tensor, model: nn.Module) -> None:
+    """UsageError unless inp is one picture that the model's encoder takes."""
+    channels = input_channels(model)
+    known = inp.is_floating_point() or inp.dtype in INTEGER_MAX
+    if inp.dim() != 4 or inp.shape[0] != 1 or inp.shape[1] != channels or 0 in inp.shape or not known:
+        raise UsageError(
+            f"inp: expected one picture [1, {channels}, H, W], floating or uint8 or uint16, "
+            f"got {inp.dtype} {list(inp.shape)}"
+        )
+
+
+def placement(model: nn.Module, inp: Tensor) -> tuple[torch.device, torch.dtype]:
+    """Where and in which type the model computes."""
+    parameter = next(model.parameters(), None)
+    return (inp.device, torch.float32) if parameter is None else (parameter.device, parameter.dtype)
+
+
+def norm(model: nn.Module, key: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(sub, div), each [C, 1, 1], of the model's data_norm; the published 0.5 where it has none."""
+    given: Any = getattr(model, "data_norm", None) or {}
+    values = given.get(key, {"sub": [0.5], "div": [0.5]})
+    sub, div = (torch.tensor(values[name], device=device).view(-1, 1, 1) for name in ("sub", "div"))
+    return sub, div
+
+
+def encoder_precision(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """Autocast around an encoder: off for float32; half precision is imposed only where convolutions gain by it."""
+    if precision not in HALF:
+        return torch.autocast(device.type, enabled=False)
+    return torch.autocast("cuda", dtype=HALF[precision]) if device.type == "cuda" else contextlib.nullcontext()

@@ -1,0 +1,303 @@
+"""A whole picture through a model in bounded memory: encoder tiles with an exact halo, bands of queries.
+
+Each output pixel belongs to exactly one tile. A tile encodes only the input that its queries can see (the encoder's
+receptive radius, the unfolding, the neighbours) and asks at slices of the whole output's coordinates, so that tiles
+and whole agree to float32's rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from liif_fast import backends, functional, geometry
+from liif_fast.encoding import Encoding, encoder_of, input_channels, norm, placement
+from liif_fast.errors import LiifError, UsageError
+from liif_fast.geometry import Window
+from liif_fast.params import DecoderParams
+from liif_fast.tiling import (
+    SMALLEST,
+    Box,
+    check_tile,
+    core_sides,
+    feature_span,
+    halves,
+    parse_memory,
+    tiles,
+    widen,
+)
+
+Progress = Callable[[int, int], None]
+Decode = Callable[[Tensor, Tensor], Tensor]
+
+MEMORY = 2**30  # bytes of working memory on the CPU, where nothing else is asked for
+BAND = 2**17  # queries at a time: their coordinates, cells and answers are small beside a tile
+PLAIN_BAND = 30_000  # the published demo's, for decoders that hold all activations of a band
+MODEL = "model"  # stands for a backend where only the model itself knows its decoder
+
+
+def render(
+    model: nn.Module,
+    inp: Tensor,
+    size: tuple[int, int],
+    box: Box | None = None,
+    *,
+    backend: str = "auto",
+    precision: str = "auto",
+    tile: int | None = None,
+    memory: int | str | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """The picture that the model makes of inp at size (H, W), or the part `box` of it.
+
+    inp: [1, C, h, w] in [0, 1], or uint8 / uint16 standing for that; normalised by the model's `data_norm`.
+    tile: side of a tile in input pixels, without its halo; otherwise it follows from memory.
+    memory: bytes (or "1.5G") of working memory beside the input, the output and the model: 1 GiB by default on the
+        CPU, half of what is free on a GPU. An encoder that sees the whole picture needs what it needs.
+    progress: called with (output pixels done, all output pixels) after each band.
+
+    Returns [1, out_dim, H, W] (or the box's size) float32 in [0, 1], on inp's device.
+    Raises UsageError for arguments that do not fit, BackendError for a backend that cannot run, LiifError when memory
+    does not suffice for the smallest tile or the model gives no numbers even in float32.
+    """
+    box = Box(0, 0, *size) if box is None else box
+    result: Tensor | None = None
+    options: dict[str, Any] = {"backend": backend, "precision": precision, "tile": tile, "memory": memory}
+    for part, values in pieces(model, inp, size, box, progress=progress, **options):
+        if result is None:
+            result = torch.empty(1, values.shape[0], box.height, box.width, device=inp.device)
+        top, left = part.top - box.top, part.left - box.left
+        result[0, :, top : top + part.height, left : left + part.width] = values
+    assert result is not None
+    return result
+
+
+def pieces(
+    model: nn.Module,
+    inp: Tensor,
+    size: tuple[int, int],
+    box: Box | None = None,
+    *,
+    backend: str = "auto",
+    precision: str = "auto",
+    tile: int | None = None,
+    memory: int | str | None = None,
+    progress: Progress | None = None,
+) -> Iterator[tuple[Box, Tensor]]:
+    """The tiles of `render` one after another: (place in the whole output, [out_dim, height, width] float32)."""
+    job = _Job(model, inp, size, backend, precision)
+    box = Box(0, 0, *size) if box is None else box
+    todo = tiles(box, *job.tile_sides(box, tile, memory))[::-1]
+    done = 0
+    training = model.training
+    model.eval()
+    try:
+        while todo:
+            part = todo[-1]
+
+            def report(pixels: int, before: int = done) -> None:
+                if progress is not None:
+                    progress(before + pixels, box.pixels)
+
+            values = job.attempt(part, report)
+            if values is None:
+                job.check_divisible(part)
+                # What did not fit now would not fit for the other tiles either.
+                todo = [half for whole in todo for half in halves(whole)[::-1]]
+                continue
+            todo.pop()
+            done += part.pixels
+            yield part, values
+    finally:
+        model.train(training)
+
+
+def settle(model: nn.Module, backend: str = "auto", precision: str = "auto") -> tuple[str, str]:
+    """The backend and the precision that would render with this model ("model" where it decodes by itself).
+
+    Raises UsageError or BackendError for what is unknown or cannot run.
+    """
+    job = _Job(model, torch.zeros(1, input_channels(model), 1, 1), (1, 1), backend, precision)
+    return job.backend, job.precision
+
+
+class _Job:
+    """One picture, one model, one output grid."""
+
+    def __init__(self, model: nn.Module, inp: Tensor, size: tuple[int, int], backend: str, precision: str) -> None:
+        self.model, self.inp, self.size = model, inp, size
+        self.device, dtype = placement(model, inp)
+        self.params = _decoder_params(model)
+        self.nearest = getattr(model, "imnet", self) is None
+        backend = getattr(model, "backend", "auto") if backend in ("auto", MODEL) else backend
+        precision = getattr(model, "precision", "auto") if precision == "auto" else precision
+        self.precision = functional.resolve_precision(precision, torch.empty(0, dtype=dtype, device=self.device))
+        self.backend = backends.select(backend, self.device, self.precision, self.params)
+        if self.params is None and not self.nearest:
+            self.backend = MODEL
+        whole = self.backend == "reference" and not self.nearest
+        self.encoding = Encoding(model, inp, whole=whole, ask_model=self.backend == MODEL)
+        self.gt_sub, self.gt_div = norm(model, "gt", inp.device)
+
+    # -- how large -----------------------------------------------------------------------------------------------
+
+    def tile_sides(self, box: Box, tile: int | None, memory: int | str | None) -> tuple[int, int]:
+        """Output rows and columns of a tile."""
+        budget = self._budget(memory)
+        height, width = self.inp.shape[-2:]
+        if tile is not None:
+            core = check_tile(tile), tile
+        elif self.encoding.radius is None:
+            core = height, width
+        else:
+            # A quarter is for the answers, see below.
+            pixels = budget * 3 // 4 // self._bytes_per_pixel()
+            core = core_sides(height, width, self.encoding.radius + 3, pixels)
+        rows = min(box.height, max(1, core[0] * self.size[0] // height))
+        cols = min(box.width, max(1, core[1] * self.size[1] // width))
+        # The answers in float32, what is made of them, and the copies between.
+        most = max(SMALLEST**2, budget // 4 // (8 * (self.params.out_dim if self.params else 3) + 16))
+        if tile is None and rows * cols > most:
+            cols = min(cols, max(int(most**0.5), most // rows))
+            rows = max(1, min(rows, most // cols))
+        return rows, cols
+
+    def _bytes_per_pixel(self) -> int:
+        """An input pixel's share of the peak, which is in the encoder or where its features are projected."""
+        encoder = encoder_of(self.model)
+        convolutions = [m for m in encoder.modules() if isinstance(m, nn.Conv2d)]
+        widest = max((m.in_channels + m.out_channels for m in convolutions), default=64)
+        features = int(getattr(encoder, "out_dim", widest))
+        # Input and output of the widest layer, each also in the layout that the library computes in, and two skips.
+        encoding = 2 * widest + 2 * features
+        projecting = 0 if self.params is None else 2 * features + self.params.weights[0].shape[0]
+        return 4 * self.encoding.zoom**2 * max(encoding, projecting)
+
+    def _budget(self, memory: int | str | None) -> int:
+        if memory is not None:
+            return parse_memory(memory)
+        return int(torch.cuda.mem_get_info(self.device)[0] // 2) if self.device.type == "cuda" else MEMORY
+
+    def check_divisible(self, part: Box) -> None:
+        """LiifError where a tile that did not fit into memory cannot be made smaller."""
+        height, width = self.inp.shape[-2:]
+        core = max(part.height * height / self.size[0], part.width * width / self.size[1])
+        if self.encoding.radius is None:
+            raise LiifError(
+                f"out of memory on {self.device}: this model needs the whole picture at once; free memory, or cut the "
+                "picture into pieces"
+            )
+        if core <= SMALLEST or part.pixels == 1:
+            raise LiifError(f"out of memory on {self.device} with the smallest tile; free memory")
+
+    # -- one tile ------------------------------------------------------------------------------------------------
+
+    def attempt(self, part: Box, report: Callable[[int], None]) -> Tensor | None:
+        """The tile's values, again in float32 where a lower precision overflowed; None when memory did not suffice."""
+        try:
+            values = self._tile(part, report, self.precision)
+            if values is None and self.precision != "fp32":
+                values = self._tile(part, report, "fp32")
+                # A map that is encoded whole would be encoded twice for each tile.
+                self.precision = "fp32" if self.encoding.radius is None else self.precision
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            return None
+        if values is None:
+            raise LiifError(
+                "expected numbers from the model, got NaN or infinity even in float32; check the checkpoint and the "
+                "input (values in [0, 1])"
+            )
+        return values
+
+    @torch.no_grad()
+    def _tile(self, part: Box, report: Callable[[int], None], precision: str) -> Tensor | None:
+        """[out_dim, height, width] float32 in [0, 1] on the input's device; None where it holds NaN or infinity."""
+        decode = self._decoder(part, precision)
+        ys = geometry.axis_coord(self.size[0], device=self.device)[part.top : part.bottom]
+        xs = geometry.axis_coord(self.size[1], device=self.device)[part.left : part.right]
+        most = PLAIN_BAND if self.backend in ("reference", MODEL) else BAND
+        values: Tensor | None = None
+        done = 0
+        for band in tiles(Box(0, 0, part.height, part.width), max(1, most // part.width), most):
+            answer = decode(ys[band.top : band.bottom], xs[band.left : band.right])
+            if values is None:
+                values = torch.empty(answer.shape[0], part.height, part.width, device=self.inp.device)
+            values[:, band.top : band.bottom, band.left : band.right] = answer
+            done += band.pixels
+            report(done)
+        assert values is not None
+        if not bool(torch.isfinite(values.sum())):
+            return None
+        return values.mul_(self.gt_div).add_(self.gt_sub).clamp_(0, 1)
+
+    def _decoder(self, part: Box, precision: str) -> Decode:
+        """A function of coordinates ys [h] and xs [w] that gives [out_dim, h, w], good for one tile."""
+        height, width = self.encoding.shape(precision)
+        if self.backend == MODEL:
+            self.encoding.whole(precision)
+            return lambda ys, xs: self._ask(self.model.query_rgb, ys, xs)
+        unfold = 1 if self.params is not None and self.params.feat_unfold else 0
+        rows = widen(feature_span(part.top, part.bottom, self.size[0], height), unfold, height)
+        cols = widen(feature_span(part.left, part.right, self.size[1], width), unfold, width)
+        window = Window(height, width, rows.start, cols.start)
+        if self.params is None:
+            feat = self.encoding.part(rows, cols, precision)
+            return lambda ys, xs: _nearest(feat, ys, xs, window)
+        query = self._query(self.encoding, rows, cols, window, precision)
+        return lambda ys, xs: self._ask(query, ys, xs)
+
+    def _query(self, *where: Any) -> Callable[[Tensor, Tensor], Tensor]:
+        """(coord, cell) -> [1, Q, out_dim] by the chosen backend."""
+        encoding, rows, cols, window, precision = where
+        params, backend = self.params, self.backend
+        assert params is not None
+        options = {"backend": backend, "precision": precision}
+        if backend == "reference":
+            feat = encoding.whole(precision)
+            return lambda coord, cell: functional.query(feat, coord, cell, params, **options)
+        projected = functional.project(encoding.part(rows, cols, precision), params, precision)
+        return lambda coord, cell: functional.query(
+            None, coord, cell, params, projected=projected, window=window, **options
+        )
+
+    def _ask(self, query: Any, ys: Tensor, xs: Tensor) -> Tensor:
+        """The query's answers on a grid: [out_dim, h, w] float32."""
+        height, width = len(ys), len(xs)
+        coord = torch.stack(torch.meshgrid(ys, xs, indexing="ij"), dim=-1).view(1, -1, 2)
+        cell = geometry.make_cell(self.size, 1, device=self.device).expand(1, height * width, 2)
+        answer: Tensor = query(coord, cell)
+        return answer[0].float().t().reshape(-1, height, width)
+
+
+def _decoder_params(model: nn.Module) -> DecoderParams | None:
+    """The decoder of a LIIF, this package's or the published one; None for any other model."""
+    found: Any = model
+    names = ("local_ensemble", "feat_unfold", "cell_decode")
+    if getattr(model, "imnet", None) is None or not all(hasattr(model, name) for name in names):
+        return None
+    switches = {name: bool(getattr(model, name)) for name in names}
+    try:
+        return DecoderParams.from_mlp(found.imnet, found.encoder.out_dim, **switches)
+    except UsageError:
+        return None
+
+
+def _nearest(feat: Tensor, ys: Tensor, xs: Tensor, window: Window) -> Tensor:
+    """The nearest feature at each point of a grid: [C, h, w] (what LIIF is without an MLP)."""
+    rows = geometry.nearest_index(ys, window.height) - window.top
+    cols = geometry.nearest_index(xs, window.width) - window.left
+    return feat[0].float().index_select(1, rows).index_select(2, cols)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return any(sign in text for sign in ("can't allocate memory", "not enough memory", "bad_alloc", "out of memory"))
