@@ -114,7 +114,7 @@ class LIIF(nn.Module):
         )
 
     def decoder_params(self, channels: int | None = None) -> DecoderParams:
-        """The MLP and the switches as the decoder's parameters; tensors are shared, not copied. UsageError without MLP."""
+        """The MLP and the switches as the decoder's parameters; tensors are shared. UsageError without MLP."""
         if self.imnet is None:
             raise UsageError("decoder_params expects a model with an imnet, got imnet_spec=None: it has no decoder")
         return DecoderParams.from_mlp(

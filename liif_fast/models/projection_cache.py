@@ -11,21 +11,27 @@ from torch import Tensor
 from liif_fast import functional
 from liif_fast.params import DecoderParams
 
+# Pixels along each side of the grid on which features are compared.
+WITNESSES = 8
+
 
 class _Entry(NamedTuple):
     feat: weakref.ref[Tensor]
     key: tuple[Any, ...]
     weight: Tensor  # private copy of layer one's weight
-    content: Tensor | None  # private copy of the features, only where torch does not count their changes
+    content: Tensor  # private copy of `_witness(feat)`
     projected: Tensor  # [B, H, W, N0]
 
 
 class ProjectionCache:
     """Keeps ``functional.project(feat, params, precision)`` for the latest feature map.
 
-    A stored projection is used again only if all it was made of is unchanged: the same tensor at the same version
-    (inference tensors count no versions, their content is compared), the same content of layer one's weight (which
-    sees optimizer steps, `load_state_dict` and writes through `.data` alike), the same precision and autocast state.
+    A stored projection is used again only if all it was made of is unchanged: the same tensor at the same version,
+    the same content of layer one's weight (which sees optimizer steps, `load_state_dict` and writes through `.data`
+    alike), the same precision and autocast state. Inference tensors count no versions: their whole content is
+    compared. Other features are compared on a sparse grid of pixels besides, for writers that torch does not count
+    (`.data`, a CUDA graph); one that changes a few pixels only must be followed by `clear`.
+
     The features are referred to weakly: the entry goes when they go. Copies and pickles of a cache are empty.
     """
 
@@ -47,7 +53,7 @@ class ProjectionCache:
         self.clear()
         with torch.no_grad():
             projected = functional.project(feat, params, precision)
-            content = feat.detach().clone() if feat.is_inference() else None
+            content = _witness(feat).clone()
             own_weight = weight.detach().clone()
         self._entry = _Entry(weakref.ref(feat, _forgetter(self)), key, own_weight, content, projected)
         return projected
@@ -74,15 +80,19 @@ def query(
     """`functional.query` with the cached projection, or with one inside the graph where a gradient is wanted.
 
     Shapes as in `functional.query`: ``feat [B, C, H, W]``, ``coord`` and ``cell [B, Q, 2]``, result
-    ``[B, Q, out_dim]``. The reference backend starts from the features themselves, and a traced graph holds no
-    state: both go without the cache.
+    ``[B, Q, out_dim]``. The reference backend starts from the features themselves, and a traced or captured graph
+    holds no state: they go without the cache.
     """
     inputs = (feat, coord, cell, *params.weights, *params.biases)
     differentiable = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
     projected = None
-    if not (differentiable or backend == "reference" or torch.compiler.is_compiling()):
+    if not (torch.compiler.is_compiling() or _capturing(feat) or differentiable or backend == "reference"):
         projected = cache.project(feat, params, precision)
     return functional.query(feat, coord, cell, params, backend=backend, precision=precision, projected=projected)
+
+
+def _capturing(feat: Tensor) -> bool:
+    return feat.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def _key(feat: Tensor, weight: Tensor, params: DecoderParams, precision: str) -> tuple[Any, ...]:
@@ -107,9 +117,16 @@ def _key(feat: Tensor, weight: Tensor, params: DecoderParams, precision: str) ->
 
 
 def _fits(entry: _Entry, feat: Tensor, weight: Tensor, key: tuple[Any, ...]) -> bool:
-    if entry.feat() is not feat or entry.key != key or not torch.equal(entry.weight, weight):
-        return False
-    return entry.content is None or torch.equal(entry.content, feat)
+    same = entry.feat() is feat and entry.key == key
+    return same and torch.equal(entry.weight, weight) and torch.equal(entry.content, _witness(feat))
+
+
+def _witness(feat: Tensor) -> Tensor:
+    """The features whose content is compared: all where torch counts no changes, else about 8 x 8 pixels."""
+    feat = feat.detach()
+    if feat.is_inference():
+        return feat
+    return feat[:, :, :: max(1, feat.shape[2] // WITNESSES), :: max(1, feat.shape[3] // WITNESSES)]
 
 
 def _forgetter(cache: ProjectionCache) -> Any:
