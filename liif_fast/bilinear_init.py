@@ -1,0 +1,72 @@
+"""An initialisation that makes an untrained LIIF return the bilinear interpolation of its input.
+
+The local ensemble of LIIF (equation 4) is bilinear interpolation of whatever the four neighbours predict. If each
+predicts the colour of its own pixel, the model starts where a plain resize is, and training only has to learn
+the difference. All other weights keep a random start; what they add to the output is made small.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from liif_fast.errors import UsageError
+
+def _skip_convolutions(encoder: nn.Module) -> tuple[nn.Conv2d, nn.Conv2d]:
+    """The first convolution and the last one of the branch that the encoder's long skip adds it to."""
+    if hasattr(encoder, "head") and hasattr(encoder, "body"):
+        first, last = encoder.head[0], encoder.body[-1]  # EDSR, RCAN
+    elif hasattr(encoder, "SFENet1") and hasattr(encoder, "GFF"):
+        first, last = encoder.SFENet1, encoder.GFF[-1]  # RDN
+    else:
+        raise UsageError("init: bilinear needs an encoder with a long skip (edsr, rdn, rcan)")
+    if getattr(encoder, "tail", None) is not None or getattr(encoder, "UPNet", None) is not None:
+        raise UsageError("init: bilinear needs an encoder with no_upsampling: true")
+    return first, last
+
+
+@torch.no_grad()
+def bilinear_init(model: nn.Module, residual_gain: float = 0.1) -> None:
+    """Changes a freshly built LIIF in place so that it starts as bilinear interpolation.
+
+    The first channels of the feature map become the input's, the first pairs of hidden units of every layer of
+    the MLP carry their positive and negative parts, the output adds them up again. `residual_gain` scales what the
+    encoder's body and all other hidden units contribute; with 0 the model is bilinear interpolation exactly.
+    Raises UsageError for an encoder without a long skip or an MLP too narrow for the pairs.
+    """
+    first, last = _skip_convolutions(model.encoder)  # type: ignore[arg-type]
+    colours = first.in_channels
+    linears = [layer for layer in model.imnet.layers if isinstance(layer, nn.Linear)]  # type: ignore[union-attr]
+    if len(linears) < 2 or min(layer.out_features for layer in linears[:-1]) < 2 * colours:
+        raise UsageError(f"init: bilinear needs hidden layers of {2 * colours} units or more")
+    if linears[-1].out_features != colours or first.out_channels < colours:
+        raise UsageError(f"init: bilinear needs as many outputs as inputs, {colours}")
+
+    centre = first.kernel_size[0] // 2
+    first.weight[:colours] = 0
+    first.weight[range(colours), range(colours), centre, centre] = 1
+    assert first.bias is not None
+    first.bias[:colours] = 0
+    last.weight *= residual_gain
+    if last.bias is not None:
+        last.bias *= residual_gain
+
+    unfolded = bool(getattr(model, "feat_unfold", False))
+    for number, layer in enumerate(linears[:-1]):
+        layer.weight[: 2 * colours] = 0
+        layer.bias[: 2 * colours] = 0
+        for colour in range(colours):
+            for sign in (0, 1):
+                unit = 2 * colour + sign
+                if number == 0:
+                    column = colour * 9 + 4 if unfolded else colour
+                    layer.weight[unit, column] = 1 - 2 * sign
+                else:
+                    layer.weight[unit, unit] = 1
+    output = linears[-1]
+    output.weight *= residual_gain
+    output.weight[:, : 2 * colours] = 0
+    output.bias.zero_()
+    for colour in range(colours):
+        output.weight[colour, 2 * colour] = 1
+        output.weight[colour, 2 * colour + 1] = -1
