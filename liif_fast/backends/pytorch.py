@@ -65,6 +65,7 @@ def _chunk(
         hidden = _first_layer(projected, found, cell, params, window, dtype)
         for weight, bias in zip(params.weights[1:-1], params.biases[1:-1], strict=True):
             hidden = F.linear(hidden, weight.to(dtype), bias.to(dtype)).relu_()
+        hidden = hidden.view(len(found), *found[0].row.shape, -1)
         # The blend is linear, so it commutes with the last layer, which then runs once and not four times.
         shares = torch.stack(geometry.blend_weights([corner.area for corner in found])).to(dtype)
         blended = (hidden * shares.unsqueeze(-1)).sum(dim=0)
@@ -81,7 +82,10 @@ def _first_layer(
     window: Window,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Layer one from the projected map: [corners, B, Q, N0], after its ReLU where it has one."""
+    """Layer one from the projected map: [corners * B * Q, N0], after its ReLU where it has one.
+
+    Rows stay flat because autograd copies the whole tensor for an operation in place on a view.
+    """
     batch, height, width, n0 = projected.shape
     offsets = torch.arange(batch, device=projected.device).view(-1, 1) * (height * width)
     rows = torch.stack([(c.row - window.top) * width + (c.col - window.left) + offsets for c in found])
@@ -92,5 +96,5 @@ def _first_layer(
         scaled = geometry.relative_cell(cell, (window.height, window.width))
         extra = torch.cat([extra, scaled.expand(len(found), -1, -1, -1)], dim=-1)
     update = F.linear(extra.to(dtype).flatten(0, 2), rest.to(dtype), params.biases[0].to(dtype))
-    hidden = update.add_(gathered).view(len(found), *found[0].row.shape, n0)
+    hidden = update.add_(gathered)
     return hidden if len(params.weights) == 1 else hidden.relu_()
