@@ -62,7 +62,7 @@ def projections(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         return original(*args, **kwargs)
 
     monkeypatch.setattr(functional, "project", counted)
-    yield calls
+    return calls
 
 
 # ---- published keys, encoders, models ----
@@ -87,9 +87,7 @@ def test_state_dict_has_the_published_keys_shapes_and_order(name: str) -> None:
     args = {"encoder_spec": encoder_spec(encoder)} | ({} if decoder else {"imnet_spec": DEFAULT_IMNET})
     with torch.device("meta"):
         model = models.make({"name": decoder or "liif", "args": args})
-    assert [(key, list(value.shape)) for key, value in model.state_dict().items()] == list(
-        (key, shape) for key, shape in KEYS[name].items()
-    )
+    assert [(key, list(value.shape)) for key, value in model.state_dict().items()] == list(KEYS[name].items())
 
 
 @pytest.mark.parametrize("name", list(np.load(DATA / "encoders.npz")))
@@ -103,7 +101,8 @@ def test_encoder_gives_the_published_features(name: str) -> None:
     with torch.no_grad():
         got = encoder(seeded((1, 3, 8, 9), 4999, 1))
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
-    assert got.shape[1] == encoder.out_dim and got.shape[2] == 8 * encoder.scale
+    assert got.shape[1] == encoder.out_dim
+    assert got.shape[2] == 8 * encoder.scale
 
 
 def reach(encoder: nn.Module, width: int) -> int:
@@ -241,7 +240,8 @@ def test_gen_feat_returns_and_keeps_the_features() -> None:
     model = tiny()
     inp = seeded((2, 3, 5, 7), 3, 1)
     feat = model.gen_feat(inp)
-    assert feat is model.feat and torch.equal(feat, model.encoder(inp))
+    assert feat is model.feat
+    assert torch.equal(feat, model.encoder(inp))
 
 
 def test_channels_in_and_out_are_free() -> None:
@@ -402,7 +402,8 @@ def test_projection_made_under_inference_mode_serves_a_backward_pass() -> None:
     model.requires_grad_(False)
     asked = coord.clone().requires_grad_()
     model.query_rgb(asked, cell).sum().backward()
-    assert asked.grad is not None and asked.grad.abs().max() > 0
+    assert asked.grad is not None
+    assert asked.grad.abs().max() > 0
 
 
 def test_several_feature_maps_in_turn() -> None:
@@ -476,7 +477,8 @@ def test_copies_answer_alike_and_share_no_projection(copier: Callable[[models.LI
     with torch.no_grad():
         before = model(seeded((1, 3, 6, 7), 1, 1), coord, cell)
         twin = copier(model)
-        assert twin._projections is not model._projections and twin._projections._entry is None
+        assert twin._projections is not model._projections
+        assert twin._projections._entry is None
         assert torch.equal(twin.query_rgb(coord, cell), before)
         twin.imnet.layers[0].weight.mul_(2)
         assert torch.equal(model.query_rgb(coord, cell), before)
@@ -543,7 +545,8 @@ def test_make_lays_arguments_over_the_spec_and_leaves_it_alone() -> None:
     spec = {"name": "mlp", "args": {"in_dim": 2, "out_dim": 3, "hidden_list": [4]}}
     before = copy.deepcopy(spec)
     model = models.make(spec, args={"in_dim": 5})
-    assert model.layers[0].in_features == 5 and spec == before
+    assert model.layers[0].in_features == 5
+    assert spec == before
 
 
 def test_spec_of_a_model_builds_one_like_it() -> None:
