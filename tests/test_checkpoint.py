@@ -345,7 +345,7 @@ def test_missing_device_is_named() -> None:
 def test_missing_default_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "DEFAULT_MODEL", tmp_path / "none.safetensors")
     for path in (None, "default"):
-        with pytest.raises(CheckpointError, match="none.safetensors is not part of this installation"):
+        with pytest.raises(CheckpointError, match=r"none\.safetensors is not part of this installation"):
             load(path)
     save(load(TINY), tmp_path / "none.safetensors")
     assert torch.equal(answer(load()), answer(load(TINY)))
@@ -374,7 +374,7 @@ def test_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_save_says_what_is_wrong(tmp_path: Path, suffix: str) -> None:
     model = load(TINY)
-    with pytest.raises(CheckpointError, match="ends in .pth or .safetensors, got '.onnx'"):
+    with pytest.raises(CheckpointError, match=r"ends in \.pth or \.safetensors, got '\.onnx'"):
         save(model, tmp_path / "model.onnx")
     with pytest.raises(CheckpointError, match="cannot be written") as caught:
         save(model, tmp_path / "nowhere" / f"model{suffix}")
