@@ -12,8 +12,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "LIIF": "liif_fast.models",
-    "accelerate": "liif_fast.accelerate",
-    "restore": "liif_fast.accelerate",
+    "accelerate": "liif_fast.acceleration",
+    "restore": "liif_fast.acceleration",
     "load": "liif_fast.checkpoint",
     "save": "liif_fast.checkpoint",
     "upscale": "liif_fast.upscaling",
@@ -40,7 +40,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from liif_fast import models
-    from liif_fast.accelerate import accelerate, restore
+    from liif_fast.acceleration import accelerate, restore
     from liif_fast.backends import available_backends
     from liif_fast.checkpoint import load, save
     from liif_fast.functional import query
@@ -53,7 +53,6 @@ def __getattr__(name: str) -> Any:
     if name == "models":
         return import_module("liif_fast.models")
     if name in _HOMES:
-        # A function may share its module's name (accelerate), so the name is bound here once and for all.
         value = globals()[name] = getattr(import_module(_HOMES[name]), name)
         return value
     raise AttributeError(f"module 'liif_fast' has no attribute {name!r}")
