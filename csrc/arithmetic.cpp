@@ -1,0 +1,75 @@
+// Which arithmetic this processor and this libtorch can run.
+#include <algorithm>
+#include <stdexcept>
+
+#include "layer.h"
+
+namespace liif {
+namespace {
+
+#if defined(__x86_64__)
+bool has_avx512() {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+bool has_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+// Without these instructions the bfloat16 kernels convert in every step and are slower than float32.
+bool has_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+#else
+bool has_avx512() { return false; }
+bool has_vnni() { return false; }
+bool has_bf16() { return false; }
+#endif
+
+}  // namespace
+
+std::vector<std::string> arithmetics(const std::string& precision) {
+    std::vector<std::string> found;
+    if (precision == "bf16") {
+        if (has_bf16() && bf16_brgemm_works()) {
+            found.push_back("brgemm-bf16");
+        }
+        if (has_vnni()) {
+            found.push_back("vnni-int16");
+        }
+    }
+    if (has_avx512()) {
+        found.push_back("avx512");
+    }
+    if (brgemm_works()) {
+        found.push_back("brgemm");
+    }
+    found.push_back("mm");
+    // Runs, but is no choice for any precision here; kept so that its results can be tested on more processors.
+    if (precision == "any" && bf16_brgemm_works()) {
+        found.push_back("brgemm-bf16");
+    }
+    if (precision == "any" && has_vnni()) {
+        found.push_back("vnni-int16");
+    }
+    return found;
+}
+
+std::unique_ptr<Layer> make_layer(const std::string& arithmetic, const Linear& linear) {
+    const auto known = arithmetics("any");
+    if (std::find(known.begin(), known.end(), arithmetic) == known.end()) {
+        throw std::invalid_argument("unknown arithmetic here: " + arithmetic);
+    }
+#if defined(__x86_64__)
+    if (arithmetic == "avx512") {
+        return make_avx512_layer(linear);
+    }
+    if (arithmetic == "vnni-int16") {
+        return make_vnni_layer(linear);
+    }
+#endif
+    if (arithmetic == "brgemm") {
+        return make_brgemm_layer(linear);
+    }
+    if (arithmetic == "brgemm-bf16") {
+        return make_bf16_layer(linear);
+    }
+    return make_mm_layer(linear);
+}
+
+}  // namespace liif

@@ -1,0 +1,60 @@
+// The fused decoder: neighbour lookup, gather, first layer's rest, hidden layers, blend and last layer, tile by tile.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "buffer.h"
+#include "geometry.h"
+#include "layer.h"
+
+namespace liif {
+
+// Everything that the threads share; pointers are the caller's, float32 and contiguous.
+struct Decoder {
+    // Projected feature maps [batch, height, width, n0]: the part of the full maps that starts at (top, left).
+    const float* projected;
+    int64_t height, width, n0;
+    int64_t top, left;
+    Axis y, x;  // of the full map
+    bool local_ensemble;
+
+    Buffer<float> rest;       // first layer's columns dy, dx, cell_h, cell_w (the latter zero without cells): [4, n0]
+    const float* first_bias;  // [n0]
+    std::vector<std::unique_ptr<Layer>> hidden;
+    const float* last_weight;  // [out_dim, last_in], or null when the first layer is the only one
+    const float* last_bias;
+    int64_t last_in;
+    int64_t out_dim;
+    int64_t widest;  // padded width of the widest layer
+};
+
+// Answers queries [begin, end) of `order`, which lists queries of one feature map such that those with the same
+// neighbours stand together. coord and cell [Q, 2] (cell may be null), out [Q, out_dim]. Returns false, with nothing
+// read out of bounds, if a neighbour lies outside of the window.
+class Worker {
+  public:
+    explicit Worker(const Decoder& decoder);
+    ~Worker();
+    bool answer(const float* map, const float* coord, const float* cell, const int32_t* order, int64_t begin,
+                int64_t end, float* out);
+
+  private:
+    bool look_up(const float* map, const float* coord, const float* cell, const int32_t* order, int64_t count);
+    void form_blocks(int64_t rows);
+
+    const Decoder& decoder_;
+    Tile tile_;
+    std::vector<const float*> source_;  // of each row: the pixel of the projected map
+    Buffer<float> shares_;              // of each row, in the blend
+    Buffer<float> base_;                // first layer's bias and cell columns
+    Buffer<float> rows_[2];
+    Buffer<float> blended_;
+    Buffer<char> scratch_;
+};
+
+// Queries of one map in the order in which they are answered: by the pixel of their first neighbour.
+void order_queries(const Decoder& decoder, const float* coord, int64_t begin, int64_t end, int32_t* order);
+
+}  // namespace liif

@@ -1,0 +1,73 @@
+// A hidden layer, relu(in * W^T + b), on tiles of rows that stay in cache. One class for each arithmetic.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace liif {
+
+// Row strides are padded to this many floats, so that kernels write whole panels of columns.
+constexpr int64_t kPanel = 64;
+
+inline int64_t padded(int64_t width) { return (width + kPanel - 1) / kPanel * kPanel; }
+
+// Consecutive rows that are worked on together.
+struct Block {
+    int32_t first;
+    int32_t count;
+};
+
+// Blocks hold 1 to kBlockRows rows and cover rows 0 to rows - 1.
+constexpr int kBlockRows = 6;
+
+constexpr int64_t kTileRows = 128;
+
+struct Tile {
+    int64_t rows;  // at most kTileRows
+    std::vector<Block> blocks;
+};
+
+// Dense weights of a layer: weight [out, in] row-major, bias [out].
+struct Linear {
+    const float* weight;
+    const float* bias;
+    int64_t in;
+    int64_t out;
+};
+
+class Layer {
+  public:
+    virtual ~Layer() = default;
+    // Bytes that forward needs for itself, aligned to 64.
+    virtual size_t scratch_bytes() const = 0;
+    // in [rows, padded(in)] -> out [rows, padded(out)]; columns of `in` past its width are never read.
+    virtual void forward(const Tile& tile, const float* in, float* out, char* scratch) const = 0;
+    // Called by each thread when it is done.
+    virtual void release() const {}
+};
+
+// What this processor and this libtorch can run for a precision ("fp32" or "bf16"), best first; "any" lists all that
+// runs.
+//   avx512       float32, own kernel, skips units that the ReLU has zeroed
+//   brgemm       float32, oneDNN's batch-reduce GEMM through libtorch
+//   mm           float32, at::mm
+//   brgemm-bf16  bfloat16, oneDNN's batch-reduce GEMM through libtorch
+//   vnni-int16   16-bit fixed point with a scale for each row and column, skips zeroed units
+std::vector<std::string> arithmetics(const std::string& precision);
+
+// Throws std::invalid_argument for an arithmetic that is not one of them.
+std::unique_ptr<Layer> make_layer(const std::string& arithmetic, const Linear& linear);
+
+// Behind make_layer; avx512 and vnni exist on x86-64 only.
+std::unique_ptr<Layer> make_brgemm_layer(const Linear& linear);
+std::unique_ptr<Layer> make_bf16_layer(const Linear& linear);
+std::unique_ptr<Layer> make_mm_layer(const Linear& linear);
+std::unique_ptr<Layer> make_avx512_layer(const Linear& linear);
+std::unique_ptr<Layer> make_vnni_layer(const Linear& linear);
+bool brgemm_works();
+bool bf16_brgemm_works();
+
+}  // namespace liif

@@ -1,0 +1,178 @@
+// Layers on libtorch's matrix products, for every processor: oneDNN's batch-reduce GEMM (float32, bfloat16) where
+// libtorch exports it and the processor can run it, else at::mm.
+#include <ATen/core/Tensor.h>
+#include <ATen/native/CPUBlas.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/mm.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "buffer.h"
+#include "layer.h"
+#include "rows.h"
+
+namespace liif {
+namespace {
+
+namespace blas = at::native::cpublas;
+
+// Bias of a layer, zero up to its padded width.
+Buffer<float> pad_bias(const Linear& linear) {
+    Buffer<float> bias(static_cast<size_t>(padded(linear.out)));
+    std::memset(bias.get(), 0, static_cast<size_t>(padded(linear.out)) * sizeof(float));
+    std::memcpy(bias.get(), linear.bias, static_cast<size_t>(linear.out) * sizeof(float));
+    return bias;
+}
+
+class MmLayer final : public Layer {
+  public:
+    explicit MmLayer(const Linear& linear)
+        : in_(linear.in),
+          out_(linear.out),
+          weight_(at::from_blob(const_cast<float*>(linear.weight), {out_, in_}, at::kFloat).t().contiguous()),
+          bias_(pad_bias(linear)) {}
+
+    size_t scratch_bytes() const override { return 0; }
+
+    void forward(const Tile& tile, const float* in, float* out, char*) const override {
+        const auto source = at::from_blob(const_cast<float*>(in), {tile.rows, in_}, {padded(in_), 1}, at::kFloat);
+        auto target = at::from_blob(out, {tile.rows, out_}, {padded(out_), 1}, at::kFloat);
+        at::mm_out(target, source, weight_);
+        add_bias_relu(out, padded(out_), tile.rows, out_, bias_.get());
+    }
+
+  private:
+    int64_t in_, out_;
+    at::Tensor weight_;  // [in, out]
+    Buffer<float> bias_;
+};
+
+#ifdef CPUBLAS_BRGEMM_F32F32F32
+class BrgemmLayer final : public Layer {
+  public:
+    explicit BrgemmLayer(const Linear& linear)
+        : in_(linear.in), out_(linear.out), packed_(static_cast<size_t>(padded(out_) * in_)), bias_(pad_bias(linear)) {
+        std::memset(packed_.get(), 0, static_cast<size_t>(padded(out_) * in_) * sizeof(float));
+        for (int64_t n = 0; n < out_; ++n) {
+            float* panel = packed_.get() + n / kColumns * kColumns * in_ + n % kColumns;
+            for (int64_t k = 0; k < in_; ++k) {
+                panel[k * kColumns] = linear.weight[n * in_ + k];
+            }
+        }
+    }
+
+    size_t scratch_bytes() const override { return 0; }
+
+    void forward(const Tile& tile, const float* in, float* out, char*) const override {
+        const int64_t stride = padded(out_);
+        for (int64_t n = 0; n < out_; n += kColumns) {
+            blas::brgemm(tile.rows, kColumns, in_, padded(in_), kColumns, stride, false, in, packed_.get() + n * in_,
+                         out + n);
+            add_bias_relu(out + n, stride, tile.rows, kColumns, bias_.get() + n);
+        }
+    }
+
+    void release() const override { blas::brgemm_release(false); }
+
+  private:
+    static constexpr int64_t kColumns = 32;  // a panel of 256 inputs is 32 KB, the size of a first-level cache
+
+    int64_t in_, out_;
+    Buffer<float> packed_;  // panels of kColumns columns, each [in, kColumns]
+    Buffer<float> bias_;
+};
+#endif
+
+#ifdef CPUBLAS_BRGEMM_BF16BF16F32
+class Bf16Layer final : public Layer {
+  public:
+    explicit Bf16Layer(const Linear& linear)
+        : in_((linear.in + 1) / 2 * 2),
+          width_(linear.in),
+          out_(linear.out),
+          packed_(static_cast<size_t>(padded(out_) * in_)),
+          bias_(pad_bias(linear)) {
+        std::memset(packed_.get(), 0, static_cast<size_t>(padded(out_) * in_) * sizeof(at::BFloat16));
+        for (int64_t n = 0; n < out_; ++n) {
+            at::BFloat16* panel = packed_.get() + n / kPanel * kPanel * in_ + n % kPanel * 2;
+            for (int64_t k = 0; k < width_; ++k) {
+                panel[k / 2 * kPanel * 2 + k % 2] = linear.weight[n * width_ + k];
+            }
+        }
+    }
+
+    size_t scratch_bytes() const override { return static_cast<size_t>(kTileRows * in_) * sizeof(at::BFloat16); }
+
+    void forward(const Tile& tile, const float* in, float* out, char* scratch) const override {
+        auto* half = reinterpret_cast<at::BFloat16*>(scratch);
+        for (int64_t r = 0; r < tile.rows; ++r) {
+            for (int64_t k = 0; k < width_; ++k) {
+                half[r * in_ + k] = in[r * padded(width_) + k];
+            }
+            std::fill(half + r * in_ + width_, half + (r + 1) * in_, at::BFloat16(0.0f));
+        }
+        const int64_t stride = padded(out_);
+        for (int64_t n = 0; n < out_; n += kPanel) {
+            blas::brgemm(tile.rows, kPanel, in_, in_, kPanel, stride, false, half, packed_.get() + n * in_, out + n);
+            add_bias_relu(out + n, stride, tile.rows, kPanel, bias_.get() + n);
+        }
+    }
+
+    // Gives back the processor's matrix tiles.
+    void release() const override { blas::brgemm_release(true); }
+
+  private:
+    int64_t in_;     // inputs, even
+    int64_t width_;  // inputs
+    int64_t out_;
+    Buffer<at::BFloat16> packed_;  // panels of kPanel columns, each [in / 2, kPanel, 2]
+    Buffer<float> bias_;
+};
+#endif
+
+// Whether a small layer can be run: brgemm throws on a processor that it has no kernel for.
+template <typename L>
+bool runs() {
+    const Buffer<float> weight(16 * 16), in(16 * kPanel), out(16 * kPanel), bias(16);
+    std::fill_n(weight.get(), 16 * 16, 0.0f);
+    std::fill_n(in.get(), 16 * kPanel, 0.0f);
+    std::fill_n(bias.get(), 16, 0.0f);
+    try {
+        const L layer({weight.get(), bias.get(), 16, 16});
+        const Buffer<char> scratch(layer.scratch_bytes());
+        layer.forward({16, {}}, in.get(), out.get(), scratch.get());
+        layer.release();
+        return true;
+    } catch (const std::exception&) {
+        return false;
+    }
+}
+
+}  // namespace
+
+std::unique_ptr<Layer> make_mm_layer(const Linear& linear) { return std::make_unique<MmLayer>(linear); }
+
+#ifdef CPUBLAS_BRGEMM_F32F32F32
+bool brgemm_works() {
+    static const bool works = runs<BrgemmLayer>();
+    return works;
+}
+std::unique_ptr<Layer> make_brgemm_layer(const Linear& linear) { return std::make_unique<BrgemmLayer>(linear); }
+#else
+bool brgemm_works() { return false; }
+std::unique_ptr<Layer> make_brgemm_layer(const Linear& linear) { return make_mm_layer(linear); }
+#endif
+
+#ifdef CPUBLAS_BRGEMM_BF16BF16F32
+bool bf16_brgemm_works() {
+    static const bool works = runs<Bf16Layer>();
+    return works;
+}
+std::unique_ptr<Layer> make_bf16_layer(const Linear& linear) { return std::make_unique<Bf16Layer>(linear); }
+#else
+bool bf16_brgemm_works() { return false; }
+std::unique_ptr<Layer> make_bf16_layer(const Linear& linear) { return make_mm_layer(linear); }
+#endif
+
+}  // namespace liif

@@ -1,0 +1,78 @@
+// Plain loops for the compiler's vectoriser, built once for each instruction set where the compiler can choose among
+// them at run time.
+#include "rows.h"
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__linux__)
+#define LIIF_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define LIIF_CLONES
+#endif
+
+namespace liif {
+
+namespace {
+// Written so that NaN stays NaN.
+inline float relu(float x) { return x < 0 ? 0 : x; }
+}  // namespace
+
+LIIF_CLONES void combine(const float* a, float first, const float* x, float second, const float* y, int64_t n,
+                         float* out) {
+#pragma omp simd
+    for (int64_t k = 0; k < n; ++k) {
+        out[k] = a[k] + first * x[k] + second * y[k];
+    }
+}
+
+LIIF_CLONES void first_layer(const float* a, const float* b, float first, const float* x, float second, const float* y,
+                             int64_t n, bool with_relu, float* out) {
+    if (with_relu) {
+#pragma omp simd
+        for (int64_t k = 0; k < n; ++k) {
+            out[k] = relu(a[k] + b[k] + first * x[k] + second * y[k]);
+        }
+    } else {
+#pragma omp simd
+        for (int64_t k = 0; k < n; ++k) {
+            out[k] = a[k] + b[k] + first * x[k] + second * y[k];
+        }
+    }
+}
+
+LIIF_CLONES void add_bias_relu(float* values, int64_t stride, int64_t rows, int64_t n, const float* bias) {
+    for (int64_t r = 0; r < rows; ++r) {
+        float* row = values + r * stride;
+#pragma omp simd
+        for (int64_t k = 0; k < n; ++k) {
+            row[k] = relu(row[k] + bias[k]);
+        }
+    }
+}
+
+LIIF_CLONES void blend(const float* const* rows, const float* shares, int count, int64_t n, float* out) {
+    if (count == 1) {
+#pragma omp simd
+        for (int64_t k = 0; k < n; ++k) {
+            out[k] = shares[0] * rows[0][k];
+        }
+        return;
+    }
+#pragma omp simd
+    for (int64_t k = 0; k < n; ++k) {
+        out[k] = shares[0] * rows[0][k] + shares[1] * rows[1][k] + shares[2] * rows[2][k] + shares[3] * rows[3][k];
+    }
+}
+
+LIIF_CLONES void linear(const float* x, const float* weight, const float* bias, int64_t in, int64_t out_dim,
+                        float* out) {
+    for (int64_t j = 0; j < out_dim; ++j) {
+        const float* row = weight + j * in;
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t k = 0; k < in; ++k) {
+            sum += row[k] * x[k];
+        }
+        out[j] = sum + bias[j];
+    }
+}
+
+}  // namespace liif

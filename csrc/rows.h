@@ -1,0 +1,24 @@
+// Element-wise work on rows: the first layer's update, bias and ReLU, the blend, the last layer.
+#pragma once
+
+#include <cstdint>
+
+namespace liif {
+
+// out = a + first * x + second * y over n values.
+void combine(const float* a, float first, const float* x, float second, const float* y, int64_t n, float* out);
+
+// Like combine, with a + b for a; then, if relu, negative values become zero (NaN stays).
+void first_layer(const float* a, const float* b, float first, const float* x, float second, const float* y, int64_t n,
+                 bool relu, float* out);
+
+// values[r][k] = relu(values[r][k] + bias[k]).
+void add_bias_relu(float* values, int64_t stride, int64_t rows, int64_t n, const float* bias);
+
+// out = sum_r shares[r] * rows[r] over n values; count rows.
+void blend(const float* const* rows, const float* shares, int count, int64_t n, float* out);
+
+// out[j] = bias[j] + sum_k weight[j][k] * x[k].
+void linear(const float* x, const float* weight, const float* bias, int64_t in, int64_t out_dim, float* out);
+
+}  // namespace liif

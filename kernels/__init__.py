@@ -1,0 +1,1 @@
+"""GPU kernels in Triton, importable as liif_fast.kernels; none yet."""
