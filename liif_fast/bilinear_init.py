@@ -7,12 +7,15 @@ the difference. All other weights keep a random start; what they add to the outp
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from liif_fast.errors import UsageError
 
-def _skip_convolutions(encoder: nn.Module) -> tuple[nn.Conv2d, nn.Conv2d]:
+
+def _skip_convolutions(encoder: Any) -> tuple[nn.Conv2d, nn.Conv2d]:
     """The first convolution and the last one of the branch that the encoder's long skip adds it to."""
     if hasattr(encoder, "head") and hasattr(encoder, "body"):
         first, last = encoder.head[0], encoder.body[-1]  # EDSR, RCAN
@@ -26,7 +29,7 @@ def _skip_convolutions(encoder: nn.Module) -> tuple[nn.Conv2d, nn.Conv2d]:
 
 
 @torch.no_grad()
-def bilinear_init(model: nn.Module, residual_gain: float = 0.1) -> None:
+def bilinear_init(model: Any, residual_gain: float = 0.1) -> None:
     """Changes a freshly built LIIF in place so that it starts as bilinear interpolation.
 
     The first channels of the feature map become the input's, the first pairs of hidden units of every layer of
@@ -34,9 +37,9 @@ def bilinear_init(model: nn.Module, residual_gain: float = 0.1) -> None:
     encoder's body and all other hidden units contribute; with 0 the model is bilinear interpolation exactly.
     Raises UsageError for an encoder without a long skip or an MLP too narrow for the pairs.
     """
-    first, last = _skip_convolutions(model.encoder)  # type: ignore[arg-type]
+    first, last = _skip_convolutions(model.encoder)
     colours = first.in_channels
-    linears = [layer for layer in model.imnet.layers if isinstance(layer, nn.Linear)]  # type: ignore[union-attr]
+    linears = [layer for layer in model.imnet.layers if isinstance(layer, nn.Linear)]
     if len(linears) < 2 or min(layer.out_features for layer in linears[:-1]) < 2 * colours:
         raise UsageError(f"init: bilinear needs hidden layers of {2 * colours} units or more")
     if linears[-1].out_features != colours or first.out_channels < colours:

@@ -83,7 +83,8 @@ def eval_psnr(
         else:
             height, width = (round(2 / side) for side in cell[0, 0].tolist())
         shape = (len(inp), height, width, pred.shape[-1])
-        value = psnr(*(x.reshape(shape).permute(0, 3, 1, 2) for x in (pred, gt)), mode=mode, scale=scale)
+        sr, hr = (x.reshape(shape).permute(0, 3, 1, 2) for x in (pred, gt))
+        value = psnr(sr, hr, mode, scale)
         total += value.item() * len(inp)
         count += len(inp)
     model.train(training)

@@ -7,7 +7,7 @@ import csv
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -107,7 +107,7 @@ class Trainer:
         self.best = float("-inf")
         state = read_state(resume) if resume is not None else None
         self.model_spec = {key: value for key, value in (state or config)["model"].items() if key != "sd"}
-        self.model = models.make(self.model_spec).to(self.device)
+        self.model = cast(Any, models.make(self.model_spec).to(self.device))
         self.model.data_norm = copy.deepcopy(self.data_norm)
         if state is None and config.get("init") == "bilinear":
             bilinear_init(self.model)
@@ -220,6 +220,7 @@ class Trainer:
 
     def validate(self) -> float:
         """PSNR in dB of the averaged weights on the validation samples, the same ones every time."""
+        assert self.val_samples is not None
         loader = DataLoader(self.val_samples, batch_size=self.config["val_dataset"]["batch_size"])
         return eval_psnr(
             tqdm(loader, desc="validation", leave=False, disable=self.quiet),
@@ -246,8 +247,12 @@ class Trainer:
             "data_norm": self.data_norm,
             "training": training,
         }
-        with replacing(self.folder / name) as temporary:
-            torch.save(state, temporary)
+        try:
+            with replacing(self.folder / name) as temporary:
+                torch.save(state, temporary)
+        except (OSError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise TrainingError(f"{self.folder / name}: cannot be written, the old one is intact: {reason}") from error
 
     def _log(self, epoch: int, loss: float, value: float | None, seconds: float, rate: float) -> None:
         """Appends a line to log.csv."""

@@ -245,6 +245,25 @@ def test_a_loss_that_is_not_finite_stops_the_run(config: dict[str, Any], tmp_pat
         Trainer(config, tmp_path, quiet=True).run()
 
 
+def test_a_full_disk_leaves_the_old_checkpoint(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config["epoch_max"] = 1
+    Trainer(config, tmp_path, quiet=True).run()
+    before = weights(tmp_path / LAST)
+
+    def full(state: Any, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    config["epoch_max"] = 2
+    with pytest.raises(TrainingError, match="No space left"):
+        Trainer(config, tmp_path, tmp_path / LAST, quiet=True).run()
+    assert same(weights(tmp_path / LAST), before)
+    assert not list(tmp_path.glob("*part*"))
+
+
 def test_unknown_optimizer_is_named() -> None:
     with pytest.raises(UsageError, match="adamw"):
         make_optimizer(torch.nn.Linear(1, 1), {"name": "adamw", "args": {}})
