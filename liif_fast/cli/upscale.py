@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 DEFAULT_SCALE = 4.0
 EPILOG = f"""\
-Without -o the result lies beside the input as NAME_x3.7.EXT. An input is never overwritten, another existing file only
-with --overwrite; a file appears whole or not at all. Results beyond {tiling.MAX_PIXELS // 10**6} megapixels need
---force.
+Without -o the result lies beside the input as NAME_x3.7.EXT. A file appears whole or not at all. An input is never
+overwritten, another existing file only with --overwrite. Results beyond {tiling.MAX_PIXELS // 10**6} megapixels need --force.
+
 Exit codes: 0 all right, 1 some pictures failed (listed last), 2 wrong usage, 130 interrupted.
 """
 

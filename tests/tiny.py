@@ -1,0 +1,41 @@
+"""Small models that make a picture in no time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from liif_fast import models
+from liif_fast.bilinear_init import bilinear_init
+
+PHOTO = Path(__file__).parent / "data" / "colosseum.png"  # 128 x 96, RGB
+
+
+def tiny_liif(encoder: str | nn.Module = "edsr-baseline", seed: int = 0, **switches: Any) -> nn.Module:
+    """A LIIF with random weights in eval mode."""
+    torch.manual_seed(seed)
+    spec: Any = encoder
+    if isinstance(encoder, str):
+        sizes = {"n_resgroups": 1} if encoder == "rcan" else {}
+        args = {"n_resblocks": 2, "n_feats": 8, "no_upsampling": True, **sizes}
+        if encoder == "rcan":
+            args["reduction"] = 2
+        spec = {"name": encoder, "args": args}
+    imnet = {"name": "mlp", "args": {"out_dim": 3, "hidden_list": [16, 16]}}
+    return models.LIIF(spec, imnet, **switches).eval()
+
+
+def bilinear_liif() -> nn.Module:
+    """A LIIF that is bilinear interpolation, exactly."""
+    model = tiny_liif()
+    bilinear_init(model, residual_gain=0)
+    return model
+
+
+def photo() -> Image.Image:
+    with Image.open(PHOTO) as image:
+        return image.convert("RGB")
