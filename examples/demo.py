@@ -46,7 +46,8 @@ def demo(args: argparse.Namespace) -> int:
     backend, precision = settle(model, args.backend)
     print(f"backend {backend}, {precision}, {torch.get_num_threads()} threads")
     width, height = photograph.size
-    sizes = {f"x{SCALE}": (SCALE * height, SCALE * width), f"{SIZE[1]} x {SIZE[0]}": SIZE}
+    stretched = f"{SIZE[1]} x {SIZE[0]}, x{SIZE[1] / width:.2f} across and x{SIZE[0] / height:.2f} down"
+    sizes = {f"x{SCALE}": (SCALE * height, SCALE * width), stretched: SIZE}
     pictures = {}
     for label, size in sizes.items():
         start = time.perf_counter()
@@ -60,8 +61,8 @@ def demo(args: argparse.Namespace) -> int:
         pictures[label] = (photograph.resize((size[1], size[0]), Image.Resampling.BICUBIC), result)
     args.out.mkdir(parents=True, exist_ok=True)
     results = []
-    for label, (_, result) in pictures.items():
-        results.append(args.out / f"{args.input.stem}_{label.replace(' ', '')}.png")
+    for _, result in pictures.values():
+        results.append(args.out / f"{args.input.stem}_{result.width}x{result.height}.png")
         save(result, results[-1])
     comparison = args.out / "comparison.png"
     save(compare(photograph, pictures), comparison)

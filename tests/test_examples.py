@@ -43,12 +43,12 @@ def test_demo_writes_both_results_and_a_comparison(model: Path, tmp_path: Path) 
     assert "megapixels a second" in done.stdout
     assert "backend" in done.stdout
     files = sorted(out.iterdir())
-    assert [file.name for file in files] == ["comparison.png", "osprey_819x718.png", "osprey_x4.png"]
+    assert [file.name for file in files] == ["comparison.png", "osprey_1200x800.png", "osprey_819x718.png"]
     assert all(str(file) in done.stdout for file in files)
     sheet = Image.open(files[0])
     with Image.open(ROOT / "examples" / "osprey.jpg") as file:
         photograph = file.convert("RGB")
-    for path, size in ((files[1], (819, 718)), (files[2], (1200, 800))):
+    for path, size in ((files[1], (1200, 800)), (files[2], (819, 718))):
         result = Image.open(path)
         assert result.size == size
         assert shows(sheet, result), f"{path.name} is not in the comparison"
