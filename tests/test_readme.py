@@ -120,6 +120,13 @@ def test_python(block: Block, desk: Path) -> None:
     run([sys.executable, "-W", "error", "-c", block.text], desk)
 
 
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document: str) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)", (ROOT / document).read_text(encoding="utf-8"))
+    missing = [target for target in targets if "://" not in target and not (ROOT / target).exists()]
+    assert not missing
+
+
 def test_hooks_are_valid() -> None:
     config = ROOT / ".pre-commit-config.yaml"
     run(["pre-commit", "validate-config", str(config)], ROOT)
