@@ -31,7 +31,8 @@ class Format(NamedTuple):
 
 
 _JPEG = Format("JPEG", most=65_535, options=(("quality", 95), ("subsampling", 0)))
-_TIFF = Format("TIFF", alpha=True, deep=True, options=(("compression", "tiff_adobe_deflate"),))
+# Not compressed: with compression Pillow cannot write the EXIF and GPS directories.
+_TIFF = Format("TIFF", alpha=True, deep=True, options=(("compression", "raw"),))
 FORMATS = {
     ".png": Format("PNG", alpha=True, deep=True),
     ".jpg": _JPEG,
@@ -173,7 +174,8 @@ def write(image: Image.Image, path: PathLike, like: Picture | None = None) -> No
     try:
         with replacing(path) as temporary:
             image.save(temporary, format=form.name, **options)
-    except (OSError, ValueError, SystemError, MemoryError) as error:
+    # Encoders, like decoders, raise errors of any type.
+    except Exception as error:
         raise ImageError(f"{path}: cannot be written: {_line(error)}") from error
 
 
@@ -251,12 +253,13 @@ def _upright(image: Image.Image, notes: list[str]) -> Image.Exif | None:
         exif = image.getexif()
         # Loaded now: the directories are read from the file when they are first asked for.
         for directory in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
-            exif.get_ifd(directory)
+            if directory in exif:
+                exif.get_ifd(directory)
         for tag in _LAYOUT_TAGS & set(exif):
             del exif[tag]
         kept = Image.Exif()
         kept.load(exif.tobytes())
-        return kept if kept else None
+        return kept if len(kept) else None
     # EXIF parsers answer damaged data with errors of any type, and the picture itself is unharmed.
     except Exception as error:
         notes.append(f"unreadable EXIF data dropped ({_line(error)})")
