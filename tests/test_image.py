@@ -270,9 +270,10 @@ def bad_files(folder: Path) -> dict[str, str]:
     }
 
 
-BAD = (
-    "empty.png text.png truncated.png truncated.jpg header.png bomb.png noise.png flipped.png folder.png missing.png"
-).split()
+BAD = [
+    *("empty.png", "text.png", "truncated.png", "truncated.jpg", "header.png"),
+    *("bomb.png", "noise.png", "flipped.png", "folder.png", "missing.png"),
+]
 
 
 @pytest.mark.parametrize("name", BAD)

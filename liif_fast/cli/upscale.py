@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 DEFAULT_SCALE = 4.0
 EPILOG = f"""\
 Without -o the result lies beside the input as NAME_x3.7.EXT. A file appears whole or not at all. An input is never
-overwritten, another existing file only with --overwrite. Results beyond {tiling.MAX_PIXELS // 10**6} megapixels need --force.
+overwritten, another existing file only with --overwrite. Results of more than {tiling.MAX_PIXELS // 10**6} megapixels
+need --force.
 
 Exit codes: 0 all right, 1 some pictures failed (listed last), 2 wrong usage, 130 interrupted.
 """
@@ -221,7 +222,7 @@ class _Bar:
                 unit="MP",
                 file=sys.stderr,
                 disable=True if self.quiet else None,
-                bar_format="{desc}: {percentage:3.0f}% |{bar}| {n:.2f}/{total:.2f} MP [{rate_noinv_fmt}, {remaining} left]",
+                bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.2f}/{total:.2f} MP, {rate_noinv_fmt}, {remaining} left",
                 leave=False,
             )
         self.bar.update(done / 1e6 - self.bar.n)
