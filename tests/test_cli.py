@@ -150,7 +150,7 @@ def test_progress_on_a_terminal(
     assert upscale("photo.png", "-s", "4", "--tile", "16") == 0
     err = capsys.readouterr().err
     assert "photo.png:   0%|" in err
-    assert "0.20/0.20 MP" in err
+    assert "/0.20 MP, " in err
     assert "MP/s" in err
 
 

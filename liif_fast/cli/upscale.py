@@ -222,7 +222,7 @@ class _Bar:
                 unit="MP",
                 file=sys.stderr,
                 disable=True if self.quiet else None,
-                bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.2f}/{total:.2f} MP, {rate_noinv_fmt}, {remaining} left",
+                bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.2f}/{total:.2f} MP, {rate_noinv_fmt}, {remaining}",
                 leave=False,
             )
         self.bar.update(done / 1e6 - self.bar.n)
