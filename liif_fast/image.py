@@ -92,6 +92,9 @@ def read(path: PathLike, *, trusted: bool = False) -> Picture:
         if not start:
             raise ImageError(f"{path}: expected a picture, got an empty file")
         with Image.open(path) as opened:
+            # Pillow would hand the file to another program to draw it.
+            if opened.format in ("EPS", "WMF"):
+                raise ImageError(f"{path}: expected a picture of pixels, got {opened.format}; draw it at a size first")
             reduced = _reduced_depth(opened, start)
             if reduced:
                 raise ImageError(f"{path}: expected 8 bits a channel or 16-bit gray, got {reduced}; convert it first")

@@ -109,6 +109,12 @@ def test_deep_jpeg_2000_and_avif_are_refused(tmp_path: Path) -> None:
         assert image.read(tmp_path / name).image.mode == "RGB"
 
 
+def test_drawings_are_refused(tmp_path: Path) -> None:
+    photo().save(tmp_path / "x.eps")
+    with pytest.raises(ImageError, match="expected a picture of pixels, got EPS"):
+        image.read(tmp_path / "x.eps")
+
+
 def test_floating_point_is_refused(tmp_path: Path) -> None:
     Image.new("F", (3, 3)).save(tmp_path / "x.tif")
     with pytest.raises(ImageError, match=r"x.tif: expected 8 or 16 bits a channel, got a floating-point picture"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import re
 import sys
 import time
@@ -139,6 +140,8 @@ def _tools(args: argparse.Namespace) -> Tools:
 
     from liif_fast import backends, checkpoint, render
 
+    # Pillow logs what it then raises; a message of ours says it already.
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
     if args.backend not in ("auto", *backends.NAMES):
         raise UsageError(f"--backend: expected one of auto, {', '.join(backends.NAMES)}, got {args.backend!r}")
     if args.precision not in backends.PRECISIONS:
