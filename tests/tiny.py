@@ -1,16 +1,18 @@
-"""Small models that make a picture in no time."""
+"""Small models that make a picture in no time, and a desk for the command line to work on."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from PIL import Image
 from torch import nn
 
-from liif_fast import models
+from liif_fast import checkpoint, models
 from liif_fast.bilinear_init import bilinear_init
+from liif_fast.cli import main
 
 PHOTO = Path(__file__).parent / "data" / "colosseum.png"  # 128 x 96, RGB
 
@@ -39,3 +41,25 @@ def bilinear_liif() -> nn.Module:
 def photo() -> Image.Image:
     with Image.open(PHOTO) as image:
         return image.convert("RGB")
+
+
+def lay_desk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a folder with a photograph and a model that is bilinear interpolation."""
+    monkeypatch.chdir(folder)
+    photo().save("photo.png")
+    checkpoint.save(bilinear_liif(), "model.safetensors")
+    return folder
+
+
+def upscale(*arguments: str) -> int:
+    """`liif-fast upscale` with the model of the desk: the exit code."""
+    return main(["upscale", "--model", "model.safetensors", *arguments])
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def size(path: str) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
