@@ -40,6 +40,11 @@ class Encoding:
         zoom = self.zoom if self.radius is not None else 1
         return sides[0] * zoom, sides[1] * zoom
 
+    @property
+    def divisible(self) -> bool:
+        """Whether smaller parts take less memory: not where the whole is yet to be encoded."""
+        return self.radius is not None or self._whole is not None
+
     def part(self, rows: Span, cols: Span, precision: str) -> Tensor:
         """Features rows x cols of the whole map: [1, out_dim, h, w], equal to that part of it."""
         if self.radius is None:

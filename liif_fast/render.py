@@ -150,12 +150,10 @@ class _Job:
         height, width = self.inp.shape[-2:]
         if tile is not None:
             core = check_tile(tile), tile
-        elif self.encoding.radius is None:
-            core = height, width
         else:
             # A quarter is for the answers, see below.
             pixels = budget * 3 // 4 // self._bytes_per_pixel()
-            core = core_sides(height, width, self.encoding.radius + 3, pixels)
+            core = core_sides(height, width, (self.encoding.radius or 0) + 3, pixels)
         rows = min(box.height, max(1, core[0] * self.size[0] // height))
         cols = min(box.width, max(1, core[1] * self.size[1] // width))
         # The answers in float32, what is made of them, and the copies between.
@@ -166,14 +164,14 @@ class _Job:
         return rows, cols
 
     def _bytes_per_pixel(self) -> int:
-        """An input pixel's share of the peak, which is in the encoder or where its features are projected."""
+        """An input pixel's share of a tile's peak, which is in the encoder or where its features are projected."""
         encoder = encoder_of(self.model)
         convolutions = [m for m in encoder.modules() if isinstance(m, nn.Conv2d)]
         widest = max((m.in_channels + m.out_channels for m in convolutions), default=64)
         features = int(getattr(encoder, "out_dim", widest))
         # Input and output of the widest layer, each also in the layout that the library computes in, and two skips.
-        encoding = 2 * widest + 2 * features
-        projecting = 0 if self.params is None else 2 * features + self.params.weights[0].shape[0]
+        encoding = 0 if self.encoding.radius is None else 2 * widest + 2 * features
+        projecting = 2 * features + (0 if self.params is None else self.params.weights[0].shape[0])
         return 4 * self.encoding.zoom**2 * max(encoding, projecting)
 
     def _budget(self, memory: int | str | None) -> int:
@@ -183,13 +181,13 @@ class _Job:
 
     def check_divisible(self, part: Box) -> None:
         """LiifError where a tile that did not fit into memory cannot be made smaller."""
+        if not self.encoding.divisible:
+            raise LiifError(
+                f"out of memory on {self.device}: this model encodes the whole picture at once; free memory, or cut "
+                "the picture into pieces"
+            )
         height, width = self.inp.shape[-2:]
         core = max(part.height * height / self.size[0], part.width * width / self.size[1])
-        if self.encoding.radius is None:
-            raise LiifError(
-                f"out of memory on {self.device}: this model needs the whole picture at once; free memory, or cut the "
-                "picture into pieces"
-            )
         if core <= SMALLEST or part.pixels == 1:
             raise LiifError(f"out of memory on {self.device} with the smallest tile; free memory")
 
@@ -250,22 +248,19 @@ class _Job:
         if self.params is None:
             feat = self.encoding.part(rows, cols, precision)
             return lambda ys, xs: _nearest(feat, ys, xs, window)
-        query = self._query(self.encoding, rows, cols, window, precision)
-        return lambda ys, xs: self._ask(query, ys, xs)
+        params = self.params
+        options: dict[str, Any] = {"backend": self.backend, "precision": precision}
+        if self.backend == "reference":
+            feat = self.encoding.whole(precision)
+            return lambda ys, xs: self._ask(
+                lambda coord, cell: functional.query(feat, coord, cell, params, **options), ys, xs
+            )
+        projected = functional.project(self.encoding.part(rows, cols, precision), params, precision)
 
-    def _query(self, *where: Any) -> Callable[[Tensor, Tensor], Tensor]:
-        """(coord, cell) -> [1, Q, out_dim] by the chosen backend."""
-        encoding, rows, cols, window, precision = where
-        params, backend = self.params, self.backend
-        assert params is not None
-        options = {"backend": backend, "precision": precision}
-        if backend == "reference":
-            feat = encoding.whole(precision)
-            return lambda coord, cell: functional.query(feat, coord, cell, params, **options)
-        projected = functional.project(encoding.part(rows, cols, precision), params, precision)
-        return lambda coord, cell: functional.query(
-            None, coord, cell, params, projected=projected, window=window, **options
-        )
+        def query(coord: Tensor, cell: Tensor) -> Tensor:
+            return functional.query(None, coord, cell, params, projected=projected, window=window, **options)
+
+        return lambda ys, xs: self._ask(query, ys, xs)
 
     def _ask(self, query: Any, ys: Tensor, xs: Tensor) -> Tensor:
         """The query's answers on a grid: [out_dim, h, w] float32."""

@@ -97,8 +97,10 @@ def test_encoder_that_sees_everything_is_run_once(inp: Tensor) -> None:
     model: Any = tiny_liif("rcan")
     calls = []
     model.encoder.register_forward_hook(lambda *_: calls.append(1))
+    parts = list(pieces(model, inp, (127, 165), memory="1M"))
+    assert len(parts) > 1
     result = render(model, inp, (127, 165), memory="1M")
-    assert len(calls) == 1
+    assert len(calls) == 2
     torch.testing.assert_close(result, direct(model, inp, (127, 165)), atol=1e-5, rtol=0)
 
 
@@ -196,8 +198,13 @@ def test_out_of_memory_halves_the_tile_and_goes_on(
     monkeypatch.setattr(functional, "project", lambda *_: (_ for _ in ()).throw(error))
     with pytest.raises(LiifError, match=r"out of memory .* smallest tile"):
         render(model, inp, (127, 165))
-    with pytest.raises(LiifError, match="whole picture at once"):
-        render(tiny_liif("rcan"), inp, (127, 165))
+
+
+def test_out_of_memory_in_an_encoder_that_sees_everything(inp: Tensor) -> None:
+    model: Any = tiny_liif("rcan")
+    model.encoder.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(LiifError, match="encodes the whole picture at once"):
+        render(model, inp, (127, 165))
 
 
 def test_other_errors_are_not_taken_for_lack_of_memory(inp: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
