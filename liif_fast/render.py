@@ -17,7 +17,7 @@ from liif_fast import backends, functional, geometry
 from liif_fast.encoding import Encoding, encoder_of, input_channels, norm, placement
 from liif_fast.errors import LiifError, UsageError
 from liif_fast.geometry import Window
-from liif_fast.params import DecoderParams
+from liif_fast.params import DecoderParams, linear_layers
 from liif_fast.tiling import (
     SMALLEST,
     Box,
@@ -272,14 +272,17 @@ class _Job:
 
 
 def _decoder_params(model: nn.Module) -> DecoderParams | None:
-    """The decoder of a LIIF, this package's or the published one; None for any other model."""
-    found: Any = model
+    """The decoder of a LIIF, this package's, the published one or mmagic's; None for any other model."""
+    imnet = getattr(model, "imnet", None)
     names = ("local_ensemble", "feat_unfold", "cell_decode")
-    if getattr(model, "imnet", None) is None or not all(hasattr(model, name) for name in names):
+    if not isinstance(imnet, nn.Module) or not all(hasattr(model, name) for name in names):
         return None
-    switches = {name: bool(getattr(model, name)) for name in names}
+    ensemble, unfold, cell = (bool(getattr(model, name)) for name in names)
     try:
-        return DecoderParams.from_mlp(found.imnet, found.encoder.out_dim, **switches)
+        # Not every foreign encoder says how many channels it makes.
+        width = linear_layers(imnet)[0][0].shape[1] - (4 if cell else 2)
+        channels = width // (9 if unfold else 1)
+        return DecoderParams.from_mlp(imnet, channels, local_ensemble=ensemble, feat_unfold=unfold, cell_decode=cell)
     except UsageError:
         return None
 

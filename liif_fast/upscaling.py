@@ -48,7 +48,8 @@ def upscale(
         width, or height, the other in proportion.
     roi: (x, y, width, height) in input pixels: only that part of the result, without making the rest. A size is then
         the size of that part.
-    model: a module, the path of a checkpoint, or None for the model that comes with the package.
+    model: a module (normalised by its `data_norm`, by the published 0.5 and 0.5 where it has none), the path of a
+        checkpoint, or None for the model that comes with the package.
     backend, precision: as in `liif_fast.query`.
     tile, memory, progress: as in `liif_fast.render.render`.
     max_pixels: pixels of the result above which the call is refused, None for no limit.

@@ -116,6 +116,22 @@ def test_model_with_its_own_decoder(inp: Tensor) -> None:
     torch.testing.assert_close(render(model, inp, size), expected, atol=1e-5, rtol=0)
 
 
+def test_a_foreign_liif_is_decoded_by_its_weights(inp: Tensor) -> None:
+    """A class of another package with the published attributes, and an encoder that says nothing of itself."""
+    ours: Any = tiny_liif()
+
+    class Foreign(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.Sequential(ours.encoder)
+            self.imnet = ours.imnet
+            self.local_ensemble = self.feat_unfold = self.cell_decode = True
+
+    assert settle(Foreign(), "torch") == ("torch", "fp32")
+    result = render(Foreign(), inp, (127, 165), memory="1M")
+    torch.testing.assert_close(result, direct(ours, inp, (127, 165)), atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("backend", ["reference", "torch", "cpu"])
 def test_every_backend_makes_the_same_picture(backend: str, inp: Tensor) -> None:
     model: Any = tiny_liif()
