@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import re
@@ -68,7 +69,12 @@ def installed(wheel: Path, folder: Path) -> Path:
 def backend_row(name: str, site: Path) -> dict[str, Any]:
     """What the command line of the package installed in `site` says of a backend."""
     code = "import liif_fast, sys; print(liif_fast.__file__, file=sys.stderr)\nfrom liif_fast.cli import main; main()"
-    done = run(sys.executable, "-c", code, "info", "--json", cwd=site.parent, PYTHONPATH=str(site))
+    torch = importlib.util.find_spec("torch")
+    assert torch is not None
+    assert torch.origin is not None
+    # Without `site` no editable install of this package is seen: it would lend its extension to this copy.
+    libraries = os.pathsep.join((str(site), str(Path(torch.origin).parents[1])))
+    done = run(sys.executable, "-S", "-c", code, "info", "--json", cwd=site.parent, PYTHONPATH=libraries)
     assert done.stderr.startswith(str(site)), "another copy of the package answered"
     (row,) = (row for row in json.loads(done.stdout)["backends"] if row["name"] == name)
     return dict(row)
