@@ -9,10 +9,10 @@
 
 namespace liif {
 
-// Row strides are padded to this many floats, so that kernels write whole panels of columns.
-constexpr int64_t kPanel = 64;
+// Row strides are padded to this many floats, so that kernels write whole vectors.
+constexpr int64_t kVector = 16;
 
-inline int64_t padded(int64_t width) { return (width + kPanel - 1) / kPanel * kPanel; }
+inline int64_t padded(int64_t width) { return (width + kVector - 1) / kVector * kVector; }
 
 // Consecutive rows that are worked on together.
 struct Block {
@@ -21,7 +21,7 @@ struct Block {
 };
 
 // Blocks hold 1 to kBlockRows rows and cover rows 0 to rows - 1.
-constexpr int kBlockRows = 6;
+constexpr int kBlockRows = 8;
 
 constexpr int64_t kTileRows = 128;
 

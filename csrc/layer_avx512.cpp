@@ -7,7 +7,10 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include <algorithm>
+#include <array>
 #include <cstring>
+#include <utility>
 
 #include "buffer.h"
 
@@ -16,116 +19,147 @@
 namespace liif {
 namespace {
 
-constexpr int kVectors = static_cast<int>(kPanel / 16);
+// Vectors of columns in a panel; the last panel has what is left. Eight rows by three vectors keep 24 sums, three
+// weights and one input in the 32 registers; a step does 24 multiply-adds for 11 loads.
+constexpr int kPanel = 3;
+constexpr int64_t kColumns = kPanel * kVector;
 
-// Inputs that are not zero in all rows of the block, in ascending order; returns how many.
-LIIF_AVX512 int nonzero_inputs(const float* in, int64_t stride, int rows, int64_t width, int32_t* list) {
-    const __m512i step = _mm512_set1_epi32(16);
+constexpr int kAhead = 4;  // steps
+
+// What a block multiplies: one step for each input that is not zero in all of its rows.
+struct Steps {
+    int32_t* inputs;   // which input
+    int32_t* weights;  // where its row of a panel starts, with zeros behind the last
+    int count;
+};
+
+LIIF_AVX512 void find_steps(const float* in, int64_t stride, int rows, int64_t width, Steps& steps) {
+    const __m512i sixteen = _mm512_set1_epi32(16), columns = _mm512_set1_epi32(kColumns);
+    const __m512i no_sign = _mm512_set1_epi32(0x7FFFFFFF), zero = _mm512_setzero_si512();
     __m512i index = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const __m512 zero = _mm512_setzero_ps();
     int count = 0;
     for (int64_t k = 0; k < width; k += 16) {
-        const __mmask16 inside = width - k >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << (width - k)) - 1);
-        __mmask16 alive = 0;
+        __m512i any = zero;
         for (int r = 0; r < rows; ++r) {
-            // Unordered: a NaN is not zero.
-            alive |= _mm512_cmp_ps_mask(_mm512_loadu_ps(in + r * stride + k), zero, _CMP_NEQ_UQ);
+            any = _mm512_or_si512(any, _mm512_loadu_si512(in + r * stride + k));
         }
-        alive &= inside;
-        _mm512_storeu_si512(list + count, _mm512_maskz_compress_epi32(alive, index));
+        const auto inside = static_cast<__mmask16>(width - k >= 16 ? 0xFFFF : (1u << (width - k)) - 1);
+        const __mmask16 alive = _mm512_mask_test_epi32_mask(inside, any, no_sign);
+        const __m512i found = _mm512_maskz_compress_epi32(alive, index);
+        _mm512_storeu_si512(steps.inputs + count, found);
+        _mm512_storeu_si512(steps.weights + count, _mm512_mullo_epi32(found, columns));
         count += __builtin_popcount(alive);
-        index = _mm512_add_epi32(index, step);
+        index = _mm512_add_epi32(index, sixteen);
     }
-    return count;
+    _mm512_storeu_si512(steps.weights + count, zero);
+    steps.count = count;
 }
 
-// out[r][0..63] = relu(bias + sum over the list of in[r][k] * panel[k][0..63]). Six rows by four vectors of columns
-// keep 24 sums, four weights and one input in the 32 registers; a step does 24 multiply-adds for 10 loads.
-template <int R>
-LIIF_AVX512 void multiply(const float* in, int64_t in_stride, const int32_t* list, int count, const float* panel,
-                          const float* bias, float* out, int64_t out_stride) {
-    __m512 sum[R][kVectors];
-#pragma GCC unroll 6
+// out[r][n] = relu(bias[n] + sum over the list of in[r][k] * panel[k][n]) for R rows and V vectors of columns.
+template <int R, int V>
+LIIF_AVX512 void multiply(const float* in, int64_t in_stride, const Steps& steps, const float* panel, const float* bias,
+                          float* out, int64_t out_stride) {
+    __m512 sum[R][V];
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) {
-            sum[r][v] = _mm512_load_ps(bias + 16 * v);
+#pragma GCC unroll 3
+        for (int v = 0; v < V; ++v) {
+            sum[r][v] = _mm512_load_ps(bias + kVector * v);
         }
     }
-    // Six addresses from one pointer: base + stride * {0, 1, 2, 4} and two odd multiples in registers of their own.
-    const int64_t offsets[kBlockRows] = {0, in_stride, 2 * in_stride, 3 * in_stride, 4 * in_stride, 5 * in_stride};
-    for (int i = 0; i < count; ++i) {
-        const int64_t k = list[i];
-        const float* column = in + k;
-        const float* row = panel + k * kPanel;
-        __m512 weight[kVectors];
-#pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) {
-            weight[v] = _mm512_load_ps(row + 16 * v);
+    // Every row is one addressing mode away from the same pointer: stride * {0, 1, 2, 4} or an odd multiple of its own.
+    // The empty asm keeps the compiler from rewriting that as a chain of additions, for which no issue slots are left.
+    int64_t one = in_stride * static_cast<int64_t>(sizeof(float)), three = 3 * one, five = 5 * one, seven = 7 * one;
+    asm("" : "+r"(one), "+r"(three), "+r"(five), "+r"(seven));
+    const int64_t offsets[kBlockRows] = {0, one, 2 * one, three, 4 * one, five, 2 * three, seven};
+    const int32_t *inputs = steps.inputs, *weights = steps.weights;
+    for (int i = 0, count = steps.count; i < count; ++i) {
+        const char* column = reinterpret_cast<const char*>(in + inputs[i]);
+        asm("" : "+r"(column));
+        const float* row = panel + weights[i];
+        const float* later = panel + weights[i + kAhead];
+        __m512 weight[V];
+#pragma GCC unroll 3
+        for (int v = 0; v < V; ++v) {
+            _mm_prefetch(reinterpret_cast<const char*>(later + kVector * v), _MM_HINT_T0);
+            weight[v] = _mm512_load_ps(row + kVector * v);
         }
-#pragma GCC unroll 6
+#pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
-            const __m512 value = _mm512_set1_ps(column[offsets[r]]);
-#pragma GCC unroll 4
-            for (int v = 0; v < kVectors; ++v) {
+            float input;
+            std::memcpy(&input, column + offsets[r], sizeof(input));
+            const __m512 value = _mm512_set1_ps(input);
+#pragma GCC unroll 3
+            for (int v = 0; v < V; ++v) {
                 sum[r][v] = _mm512_fmadd_ps(value, weight[v], sum[r][v]);
             }
         }
     }
     const __m512 zero = _mm512_setzero_ps();
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 3
+        for (int v = 0; v < V; ++v) {
             // The second operand is returned for NaN, so that a NaN goes on.
-            _mm512_store_ps(out + r * out_stride + 16 * v, _mm512_max_ps(zero, sum[r][v]));
+            _mm512_store_ps(out + r * out_stride + kVector * v, _mm512_max_ps(zero, sum[r][v]));
         }
     }
 }
 
-using Multiply = void (*)(const float*, int64_t, const int32_t*, int, const float*, const float*, float*, int64_t);
-constexpr Multiply kMultiply[kBlockRows] = {multiply<1>, multiply<2>, multiply<3>,
-                                            multiply<4>, multiply<5>, multiply<6>};
+using Multiply = void (*)(const float*, int64_t, const Steps&, const float*, const float*, float*, int64_t);
+
+template <int V, int... R>
+constexpr std::array<Multiply, kBlockRows> for_rows(std::integer_sequence<int, R...>) {
+    return {multiply<R + 1, V>...};
+}
+using Rows = std::make_integer_sequence<int, kBlockRows>;
+// Of V vectors and R rows: kMultiply[V - 1][R - 1].
+constexpr std::array<std::array<Multiply, kBlockRows>, kPanel> kMultiply = {for_rows<1>(Rows()), for_rows<2>(Rows()),
+                                                                            for_rows<3>(Rows())};
 
 class Avx512Layer final : public Layer {
   public:
     explicit Avx512Layer(const Linear& linear)
         : in_(linear.in),
           out_(linear.out),
-          packed_(static_cast<size_t>(padded(out_) * in_)),
+          packed_(static_cast<size_t>(panels() * kColumns * in_)),
           bias_(static_cast<size_t>(padded(out_))) {
-        std::memset(packed_.get(), 0, static_cast<size_t>(padded(out_) * in_) * sizeof(float));
-        std::memset(bias_.get(), 0, static_cast<size_t>(padded(out_)) * sizeof(float));
-        std::memcpy(bias_.get(), linear.bias, static_cast<size_t>(out_) * sizeof(float));
+        std::fill_n(packed_.get(), panels() * kColumns * in_, 0.0f);
+        std::fill_n(bias_.get(), padded(out_), 0.0f);
+        std::copy_n(linear.bias, out_, bias_.get());
         for (int64_t n = 0; n < out_; ++n) {
-            float* panel = packed_.get() + n / kPanel * kPanel * in_ + n % kPanel;
+            float* column = packed_.get() + n / kColumns * kColumns * in_ + n % kColumns;
             for (int64_t k = 0; k < in_; ++k) {
-                panel[k * kPanel] = linear.weight[n * in_ + k];
+                column[k * kColumns] = linear.weight[n * in_ + k];
             }
         }
     }
 
-    size_t scratch_bytes() const override { return static_cast<size_t>(list_stride()) * sizeof(int32_t); }
+    size_t scratch_bytes() const override { return static_cast<size_t>(2 * step_stride()) * sizeof(int32_t); }
 
     void forward(const Tile& tile, const float* in, float* out, char* scratch) const override {
         const int64_t in_stride = padded(in_), out_stride = padded(out_);
-        int32_t* list = reinterpret_cast<int32_t*>(scratch);
+        int32_t* inputs = reinterpret_cast<int32_t*>(scratch);
+        Steps steps{inputs, inputs + step_stride(), 0};
         for (const Block& block : tile.blocks) {
-            const float* rows = in + block.first * in_stride;
-            const int count = nonzero_inputs(rows, in_stride, block.count, in_, list);
-            for (int64_t n = 0; n < out_; n += kPanel) {
-                kMultiply[block.count - 1](rows, in_stride, list, count, packed_.get() + n * in_, bias_.get() + n,
-                                           out + block.first * out_stride + n, out_stride);
+            const float* from = in + block.first * in_stride;
+            float* to = out + block.first * out_stride;
+            find_steps(from, in_stride, block.count, in_, steps);
+            for (int64_t n = 0; n < out_stride; n += kColumns) {
+                const int64_t vectors = std::min<int64_t>(kPanel, (out_stride - n) / kVector);
+                kMultiply[vectors - 1][block.count - 1](from, in_stride, steps, packed_.get() + n * in_,
+                                                        bias_.get() + n, to + n, out_stride);
             }
         }
     }
 
   private:
+    int64_t panels() const { return (out_ + kColumns - 1) / kColumns; }
     // Room for a whole vector past the end.
-    int64_t list_stride() const { return (in_ + 15) / 16 * 16 + 16; }
+    int64_t step_stride() const { return padded(in_) + kVector; }
 
     int64_t in_, out_;
-    Buffer<float> packed_;  // panels of kPanel columns, each [in, kPanel]
+    Buffer<float> packed_;  // panels, each [in, kColumns]
     Buffer<float> bias_;
 };
 

@@ -48,16 +48,20 @@ class MmLayer final : public Layer {
     Buffer<float> bias_;
 };
 
+// Columns of the panel that starts at column n: `most`, or what is left.
+int64_t panel_columns(int64_t most, int64_t out, int64_t n) { return std::min(most, padded(out) - n); }
+
 #ifdef CPUBLAS_BRGEMM_F32F32F32
 class BrgemmLayer final : public Layer {
   public:
     explicit BrgemmLayer(const Linear& linear)
         : in_(linear.in), out_(linear.out), packed_(static_cast<size_t>(padded(out_) * in_)), bias_(pad_bias(linear)) {
-        std::memset(packed_.get(), 0, static_cast<size_t>(padded(out_) * in_) * sizeof(float));
+        std::fill_n(packed_.get(), padded(out_) * in_, 0.0f);
         for (int64_t n = 0; n < out_; ++n) {
-            float* panel = packed_.get() + n / kColumns * kColumns * in_ + n % kColumns;
+            const int64_t first = n / kPanel * kPanel, columns = panel_columns(kPanel, out_, first);
+            float* column = packed_.get() + first * in_ + n - first;
             for (int64_t k = 0; k < in_; ++k) {
-                panel[k * kColumns] = linear.weight[n * in_ + k];
+                column[k * columns] = linear.weight[n * in_ + k];
             }
         }
     }
@@ -66,20 +70,21 @@ class BrgemmLayer final : public Layer {
 
     void forward(const Tile& tile, const float* in, float* out, char*) const override {
         const int64_t stride = padded(out_);
-        for (int64_t n = 0; n < out_; n += kColumns) {
-            blas::brgemm(tile.rows, kColumns, in_, padded(in_), kColumns, stride, false, in, packed_.get() + n * in_,
+        for (int64_t n = 0; n < out_; n += kPanel) {
+            const int64_t columns = panel_columns(kPanel, out_, n);
+            blas::brgemm(tile.rows, columns, in_, padded(in_), columns, stride, false, in, packed_.get() + n * in_,
                          out + n);
-            add_bias_relu(out + n, stride, tile.rows, kColumns, bias_.get() + n);
+            add_bias_relu(out + n, stride, tile.rows, columns, bias_.get() + n);
         }
     }
 
     void release() const override { blas::brgemm_release(false); }
 
   private:
-    static constexpr int64_t kColumns = 32;  // a panel of 256 inputs is 32 KB, the size of a first-level cache
+    static constexpr int64_t kPanel = 32;  // of 256 inputs it has 32 KB, the size of a first-level cache
 
     int64_t in_, out_;
-    Buffer<float> packed_;  // panels of kColumns columns, each [in, kColumns]
+    Buffer<float> packed_;  // panels, each [in, columns]
     Buffer<float> bias_;
 };
 #endif
@@ -93,11 +98,12 @@ class Bf16Layer final : public Layer {
           out_(linear.out),
           packed_(static_cast<size_t>(padded(out_) * in_)),
           bias_(pad_bias(linear)) {
-        std::memset(packed_.get(), 0, static_cast<size_t>(padded(out_) * in_) * sizeof(at::BFloat16));
+        std::fill_n(packed_.get(), padded(out_) * in_, at::BFloat16(0.0f));
         for (int64_t n = 0; n < out_; ++n) {
-            at::BFloat16* panel = packed_.get() + n / kPanel * kPanel * in_ + n % kPanel * 2;
+            const int64_t first = n / kPanel * kPanel, columns = panel_columns(kPanel, out_, first);
+            at::BFloat16* column = packed_.get() + first * in_ + (n - first) * 2;
             for (int64_t k = 0; k < width_; ++k) {
-                panel[k / 2 * kPanel * 2 + k % 2] = linear.weight[n * width_ + k];
+                column[k / 2 * columns * 2 + k % 2] = linear.weight[n * width_ + k];
             }
         }
     }
@@ -114,8 +120,9 @@ class Bf16Layer final : public Layer {
         }
         const int64_t stride = padded(out_);
         for (int64_t n = 0; n < out_; n += kPanel) {
-            blas::brgemm(tile.rows, kPanel, in_, in_, kPanel, stride, false, half, packed_.get() + n * in_, out + n);
-            add_bias_relu(out + n, stride, tile.rows, kPanel, bias_.get() + n);
+            const int64_t columns = panel_columns(kPanel, out_, n);
+            blas::brgemm(tile.rows, columns, in_, in_, columns, stride, false, half, packed_.get() + n * in_, out + n);
+            add_bias_relu(out + n, stride, tile.rows, columns, bias_.get() + n);
         }
     }
 
@@ -123,10 +130,12 @@ class Bf16Layer final : public Layer {
     void release() const override { blas::brgemm_release(true); }
 
   private:
+    static constexpr int64_t kPanel = 64;
+
     int64_t in_;     // inputs, even
     int64_t width_;  // inputs
     int64_t out_;
-    Buffer<at::BFloat16> packed_;  // panels of kPanel columns, each [in / 2, kPanel, 2]
+    Buffer<at::BFloat16> packed_;  // panels, each [in / 2, columns, 2]
     Buffer<float> bias_;
 };
 #endif
@@ -134,14 +143,15 @@ class Bf16Layer final : public Layer {
 // Whether a small layer can be run: brgemm throws on a processor that it has no kernel for.
 template <typename L>
 bool runs() {
-    const Buffer<float> weight(16 * 16), in(16 * kPanel), out(16 * kPanel), bias(16);
-    std::fill_n(weight.get(), 16 * 16, 0.0f);
-    std::fill_n(in.get(), 16 * kPanel, 0.0f);
-    std::fill_n(bias.get(), 16, 0.0f);
+    constexpr int64_t width = 16;
+    const Buffer<float> weight(width * width), in(width * width), out(width * width), bias(width);
+    std::fill_n(weight.get(), width * width, 0.0f);
+    std::fill_n(in.get(), width * width, 0.0f);
+    std::fill_n(bias.get(), width, 0.0f);
     try {
-        const L layer({weight.get(), bias.get(), 16, 16});
+        const L layer({weight.get(), bias.get(), width, width});
         const Buffer<char> scratch(layer.scratch_bytes());
-        layer.forward({16, {}}, in.get(), out.get(), scratch.get());
+        layer.forward({width, {}}, in.get(), out.get(), scratch.get());
         layer.release();
         return true;
     } catch (const std::exception&) {

@@ -12,8 +12,10 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "buffer.h"
 
@@ -22,7 +24,9 @@
 namespace liif {
 namespace {
 
-constexpr int kVectors = static_cast<int>(kPanel / 16);
+// Vectors of columns in a panel; the last panel has what is left. As in layer_avx512.cpp.
+constexpr int kPanel = 3;
+
 float largest_input(int64_t width) {
     return static_cast<float>(std::min(32767.0, std::floor(131071.0 / std::sqrt(static_cast<double>(width)))));
 }
@@ -47,66 +51,99 @@ int16_t fixed_point(float value) {
                                                   : std::min(std::max(std::nearbyintf(value), -32767.0f), 32767.0f));
 }
 
-// Place of a column in a stored row of 32, such that interleaving the 16-bit words of two such rows (vpunpcklwd,
-// vpunpckhwd, which work within 128-bit lanes) leaves columns 0-15 in one register and 16-31 in the other.
+constexpr int64_t kColumns = kPanel * kVector;
+
+// 16-bit words of a stored row of a panel: pairs of vectors share 32 words, the last one has 32 for itself.
+constexpr int64_t kRowWords = (kPanel + 1) / 2 * 32;
+
+// Place of a column in a stored row, such that interleaving the words of two rows (vpunpcklwd, vpunpckhwd, which work
+// within 128-bit lanes) leaves columns 0-15 in one register and 16-31 in the other.
 int64_t stored_place(int64_t column) {
-    const int64_t half = column / 16, lane = column % 16 / 4, place = column % 4;
-    return lane * 8 + half * 4 + place;
+    const int64_t half = column % 32 / 16, lane = column % 16 / 4, place = column % 4;
+    return column / 32 * 32 + lane * 8 + half * 4 + place;
 }
 
-// Largest input of a row, or NaN if there is one.
-LIIF_VNNI float row_max(const float* in, int64_t width) {
-    __m512 largest = _mm512_setzero_ps();
-    __mmask16 nan = 0;
-    for (int64_t k = 0; k < width; k += 16) {
-        const __mmask16 inside = width - k >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << (width - k)) - 1);
-        const __m512 value = _mm512_maskz_loadu_ps(inside, in + k);
-        largest = _mm512_max_ps(largest, value);
-        nan |= _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
-    }
-    return nan ? NAN : _mm512_reduce_max_ps(largest);
+constexpr int kAhead = 4;  // inputs
+
+// A block's inputs in fixed point, without those that are zero in all of its rows.
+struct Quantised {
+    int16_t* words;    // [rows, stride]
+    int32_t* weights;  // where each input's row of a panel starts, with zeros behind the last
+    float* scales;     // of each row
+    int count;         // inputs, made even by a zero
+};
+
+LIIF_VNNI inline __mmask16 lanes(int64_t left) {
+    return left >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << std::max<int64_t>(left, 0)) - 1);
 }
 
-// A block's inputs as 16-bit numbers without those that are zero in all of its rows: words [rows, word_stride], the
-// list of inputs that are left and the scale of each row. Returns their number, made even by a zero.
-LIIF_VNNI int quantise(const float* in, int64_t stride, int rows, int64_t width, float input_max, int16_t* words,
-                       int64_t word_stride, int32_t* list, float* scales) {
-    const __m512 zero = _mm512_setzero_ps();
-    __m512 inverse[kBlockRows];
-    for (int r = 0; r < rows; ++r) {
-        const float largest = row_max(in + r * stride, width);
-        scales[r] = largest / input_max;
-        inverse[r] = _mm512_set1_ps(largest > 0 ? input_max / largest : 0);
+template <int R>
+LIIF_VNNI void quantise(const float* in, int64_t stride, int64_t width, float input_max, int64_t word_stride,
+                        Quantised& out) {
+    // Inputs are not negative, so their bits without the sign compare as they do, and a NaN is larger than all.
+    __m512i largest[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+        largest[r] = _mm512_setzero_si512();
     }
-    __m512i index = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    __m512i start = _mm512_mullo_epi32(_mm512_set1_epi32(kRowWords),
+                                       _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+    const __m512i next = _mm512_set1_epi32(16 * kRowWords);
+    __mmask16* alive = reinterpret_cast<__mmask16*>(out.words + R * word_stride);
     int count = 0;
     for (int64_t k = 0; k < width; k += 16) {
-        const __mmask16 inside = width - k >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << (width - k)) - 1);
-        __m512 value[kBlockRows];
-        __mmask16 alive = 0;
-        for (int r = 0; r < rows; ++r) {
-            value[r] = _mm512_loadu_ps(in + r * stride + k);
-            alive |= _mm512_cmp_ps_mask(value[r], zero, _CMP_NEQ_UQ);
+        __m512i any = _mm512_setzero_si512();
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+            const __m512i bits = _mm512_slli_epi32(_mm512_maskz_loadu_epi32(lanes(width - k), in + r * stride + k), 1);
+            largest[r] = _mm512_max_epu32(largest[r], bits);
+            any = _mm512_or_si512(any, bits);
         }
-        alive &= inside;
-        for (int r = 0; r < rows; ++r) {
-            const __m512i rounded = _mm512_cvtps_epi32(_mm512_mul_ps(value[r], inverse[r]));
-            const __m512i kept = _mm512_maskz_compress_epi32(alive, rounded);
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(words + r * word_stride + count),
-                                _mm512_cvtsepi32_epi16(kept));
-        }
-        _mm512_storeu_si512(list + count, _mm512_maskz_compress_epi32(alive, index));
-        count += __builtin_popcount(alive);
-        index = _mm512_add_epi32(index, _mm512_set1_epi32(16));
+        alive[k / 16] = _mm512_test_epi32_mask(any, any);
+        _mm512_storeu_si512(out.weights + count, _mm512_maskz_compress_epi32(alive[k / 16], start));
+        count += __builtin_popcount(alive[k / 16]);
+        start = _mm512_add_epi32(start, next);
     }
-    if (count % 2 != 0) {
-        list[count] = 0;
-        for (int r = 0; r < rows; ++r) {
-            words[r * word_stride + count] = 0;
-        }
-        ++count;
+    alive[(width + 15) / 16] = 0;
+
+    __m512 factor[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+        const uint32_t bits = _mm512_reduce_max_epu32(largest[r]) >> 1;
+        float value;
+        std::memcpy(&value, &bits, sizeof(value));
+        out.scales[r] = value / input_max;
+        factor[r] = _mm512_set1_ps(value > 0 ? input_max / value : 0);
     }
-    return count;
+    // Where _mm512_packs_epi32, which works within 128-bit lanes, puts its first operand's elements; the second's come
+    // four places later.
+    const __m512i packed = _mm512_setr_epi32(0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27);
+    const __m512i packed_high = _mm512_add_epi32(packed, _mm512_set1_epi32(4));
+    int16_t* to = out.words;
+    for (int64_t k = 0; k < width; k += 32) {
+        const __mmask16 low = alive[k / 16], high = alive[k / 16 + 1];
+        alignas(64) int16_t order[48];
+        const int low_count = __builtin_popcount(low);
+        _mm256_store_si256(reinterpret_cast<__m256i*>(order),
+                           _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(low, packed)));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(order + low_count),
+                            _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(high, packed_high)));
+        const __m512i keep = _mm512_load_si512(order);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+            const float* row = in + r * stride + k;
+            const __m512 first = _mm512_maskz_loadu_ps(low, row), second = _mm512_maskz_loadu_ps(high, row + 16);
+            const __m512i words = _mm512_packs_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(first, factor[r])),
+                                                     _mm512_cvtps_epi32(_mm512_mul_ps(second, factor[r])));
+            _mm512_storeu_si512(to + r * word_stride, _mm512_permutexvar_epi16(keep, words));
+        }
+        to += low_count + __builtin_popcount(high);
+    }
+    for (int r = 0; r < R; ++r) {
+        out.words[r * word_stride + count] = 0;
+    }
+    _mm512_storeu_si512(out.weights + count, _mm512_setzero_si512());
+    out.count = count + count % 2;
 }
 
 // sum + the two products of 16-bit words in each 32-bit lane. Not the intrinsic: around it GCC 12 copies and spills the
@@ -116,70 +153,84 @@ LIIF_VNNI inline __m512i dot_add(__m512i sum, __m512i a, __m512i b) {
     return sum;
 }
 
-constexpr int kAhead = 4;  // inputs; the list is readable past its end, and any address may be prefetched
+LIIF_VNNI inline void prefetch(const int16_t* row) { _mm_prefetch(reinterpret_cast<const char*>(row), _MM_HINT_T0); }
 
-LIIF_VNNI inline void prefetch(const int16_t* row) {
-    _mm_prefetch(reinterpret_cast<const char*>(row), _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(row + kPanel / 2), _MM_HINT_T0);
-}
-
-// out[r][0..63] = relu(bias + row scale * column scale * sum over the list of words[r][i] * panel[list[i]][0..63]).
-template <int R>
-LIIF_VNNI void multiply(const int16_t* words, int64_t word_stride, const int32_t* list, int count, const float* scales,
-                        const int16_t* panel, const float* column_scale, const float* bias, float* out,
-                        int64_t out_stride) {
-    __m512i sum[R][kVectors];
-#pragma GCC unroll 6
+// out[r][n] = relu(bias[n] + row scale * column scale[n] * sum over the list of words[r][i] * panel[list[i]][n]) for R
+// rows and V vectors of columns.
+template <int R, int V>
+LIIF_VNNI void multiply(const Quantised& in, int64_t word_stride, const int16_t* panel, const float* column_scale,
+                        const float* bias, float* out, int64_t out_stride) {
+    __m512i sum[R][V];
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 3
+        for (int v = 0; v < V; ++v) {
             sum[r][v] = _mm512_setzero_si512();
         }
     }
-    const int64_t offsets[kBlockRows] = {
-        0, word_stride, 2 * word_stride, 3 * word_stride, 4 * word_stride, 5 * word_stride};
-    for (int i = 0; i < count; i += 2) {
-        const int16_t* first = panel + static_cast<int64_t>(list[i]) * kPanel;
-        const int16_t* second = panel + static_cast<int64_t>(list[i + 1]) * kPanel;
-        prefetch(panel + static_cast<int64_t>(list[i + kAhead]) * kPanel);
-        prefetch(panel + static_cast<int64_t>(list[i + kAhead + 1]) * kPanel);
-        __m512i weight[kVectors];
+    // As in layer_avx512.cpp: one addressing mode for each row.
+    int64_t one = word_stride * static_cast<int64_t>(sizeof(int16_t)), three = 3 * one, five = 5 * one, seven = 7 * one;
+    asm("" : "+r"(one), "+r"(three), "+r"(five), "+r"(seven));
+    const int64_t offsets[kBlockRows] = {0, one, 2 * one, three, 4 * one, five, 2 * three, seven};
+    const int32_t* weights = in.weights;
+    for (int i = 0, count = in.count; i < count; i += 2) {
+        const char* words = reinterpret_cast<const char*>(in.words + i);
+        asm("" : "+r"(words));
+        const int16_t *first = panel + weights[i], *second = panel + weights[i + 1];
+        asm("" : "+r"(second));
+        const int16_t *later = panel + weights[i + kAhead], *latest = panel + weights[i + kAhead + 1];
+        __m512i weight[V];
 #pragma GCC unroll 2
-        for (int v = 0; v < kVectors; v += 2) {
-            const __m512i a = _mm512_load_si512(first + 16 * v);
-            const __m512i b = _mm512_load_si512(second + 16 * v);
+        for (int v = 0; v < V; v += 2) {
+            prefetch(later + kVector * v);
+            prefetch(latest + kVector * v);
+            const __m512i a = _mm512_load_si512(first + kVector * v), b = _mm512_load_si512(second + kVector * v);
             weight[v] = _mm512_unpacklo_epi16(a, b);
-            weight[v + 1] = _mm512_unpackhi_epi16(a, b);
+            if (v + 1 < V) {
+                weight[v + 1] = _mm512_unpackhi_epi16(a, b);
+            }
         }
-#pragma GCC unroll 6
+#pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
             int32_t pair;
-            std::memcpy(&pair, words + offsets[r] + i, sizeof(pair));
+            std::memcpy(&pair, words + offsets[r], sizeof(pair));
             const __m512i value = _mm512_set1_epi32(pair);
-#pragma GCC unroll 4
-            for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 3
+            for (int v = 0; v < V; ++v) {
                 sum[r][v] = dot_add(sum[r][v], value, weight[v]);
             }
         }
     }
     const __m512 zero = _mm512_setzero_ps();
-#pragma GCC unroll 6
-    for (int r = 0; r < R; ++r) {
-        const __m512 row_scale = _mm512_set1_ps(scales[r]);
-#pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) {
-            const __m512 scale = _mm512_mul_ps(row_scale, _mm512_load_ps(column_scale + 16 * v));
-            const __m512 value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][v]), scale, _mm512_load_ps(bias + 16 * v));
+#pragma GCC unroll 3
+    for (int v = 0; v < V; ++v) {
+        const __m512 scale = _mm512_load_ps(column_scale + kVector * v), offset = _mm512_load_ps(bias + kVector * v);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+            const __m512 row = _mm512_mul_ps(_mm512_set1_ps(in.scales[r]), scale);
+            const __m512 value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][v]), row, offset);
             // The second operand is returned for NaN, so that a NaN goes on.
-            _mm512_store_ps(out + r * out_stride + 16 * v, _mm512_max_ps(zero, value));
+            _mm512_store_ps(out + r * out_stride + kVector * v, _mm512_max_ps(zero, value));
         }
     }
 }
 
-using Multiply = void (*)(const int16_t*, int64_t, const int32_t*, int, const float*, const int16_t*, const float*,
-                          const float*, float*, int64_t);
-constexpr Multiply kMultiply[kBlockRows] = {multiply<1>, multiply<2>, multiply<3>,
-                                            multiply<4>, multiply<5>, multiply<6>};
+using Quantise = void (*)(const float*, int64_t, int64_t, float, int64_t, Quantised&);
+using Multiply = void (*)(const Quantised&, int64_t, const int16_t*, const float*, const float*, float*, int64_t);
+
+template <int... R>
+constexpr std::array<Quantise, kBlockRows> quantise_rows(std::integer_sequence<int, R...>) {
+    return {quantise<R + 1>...};
+}
+template <int V, int... R>
+constexpr std::array<Multiply, kBlockRows> multiply_rows(std::integer_sequence<int, R...>) {
+    return {multiply<R + 1, V>...};
+}
+using Rows = std::make_integer_sequence<int, kBlockRows>;
+// Of V vectors and R rows: kMultiply[V - 1][R - 1].
+constexpr std::array<Quantise, kBlockRows> kQuantise = quantise_rows(Rows());
+constexpr std::array<std::array<Multiply, kBlockRows>, kPanel> kMultiply = {
+    multiply_rows<1>(Rows()), multiply_rows<2>(Rows()), multiply_rows<3>(Rows())};
 
 class VnniLayer final : public Layer {
   public:
@@ -187,52 +238,55 @@ class VnniLayer final : public Layer {
         : in_(linear.in),
           out_(linear.out),
           input_max_(largest_input(linear.in)),
-          packed_(static_cast<size_t>(padded(out_) * in_)),
+          packed_(static_cast<size_t>(panels() * kRowWords * in_)),
           column_scale_(static_cast<size_t>(padded(out_))),
           bias_(static_cast<size_t>(padded(out_))) {
-        std::memset(packed_.get(), 0, static_cast<size_t>(padded(out_) * in_) * sizeof(int16_t));
-        std::memset(column_scale_.get(), 0, static_cast<size_t>(padded(out_)) * sizeof(float));
-        std::memset(bias_.get(), 0, static_cast<size_t>(padded(out_)) * sizeof(float));
-        std::memcpy(bias_.get(), linear.bias, static_cast<size_t>(out_) * sizeof(float));
+        std::fill_n(packed_.get(), panels() * kRowWords * in_, int16_t{0});
+        std::fill_n(column_scale_.get(), padded(out_), 0.0f);
+        std::fill_n(bias_.get(), padded(out_), 0.0f);
+        std::copy_n(linear.bias, out_, bias_.get());
         for (int64_t n = 0; n < out_; ++n) {
             const float* weight = linear.weight + n * in_;
             const float scale = column_scale(weight, in_);
             column_scale_[static_cast<size_t>(n)] = 1 / scale;
-            const int64_t column = n % kPanel;
-            int16_t* panel = packed_.get() + n / kPanel * kPanel * in_ + column / 32 * 32 + stored_place(column % 32);
+            int16_t* column = packed_.get() + n / kColumns * kRowWords * in_ + stored_place(n % kColumns);
             for (int64_t k = 0; k < in_; ++k) {
-                panel[k * kPanel] = fixed_point(weight[k] * scale);
+                column[k * kRowWords] = fixed_point(weight[k] * scale);
             }
         }
     }
 
     size_t scratch_bytes() const override {
-        return static_cast<size_t>(list_stride()) * (kBlockRows * sizeof(int16_t) + sizeof(int32_t));
+        return static_cast<size_t>((kBlockRows + 1) * word_stride()) * sizeof(int16_t) +
+               static_cast<size_t>(word_stride()) * sizeof(int32_t);
     }
 
     void forward(const Tile& tile, const float* in, float* out, char* scratch) const override {
         const int64_t in_stride = padded(in_), out_stride = padded(out_);
         int16_t* words = reinterpret_cast<int16_t*>(scratch);
-        int32_t* list = reinterpret_cast<int32_t*>(words + kBlockRows * list_stride());
         float scales[kBlockRows];
+        Quantised block_in{words, reinterpret_cast<int32_t*>(words + (kBlockRows + 1) * word_stride()), scales, 0};
         for (const Block& block : tile.blocks) {
-            const int count = quantise(in + block.first * in_stride, in_stride, block.count, in_, input_max_, words,
-                                       list_stride(), list, scales);
-            for (int64_t n = 0; n < out_; n += kPanel) {
-                kMultiply[block.count - 1](words, list_stride(), list, count, scales, packed_.get() + n * in_,
-                                           column_scale_.get() + n, bias_.get() + n, out + block.first * out_stride + n,
-                                           out_stride);
+            float* to = out + block.first * out_stride;
+            kQuantise[block.count - 1](in + block.first * in_stride, in_stride, in_, input_max_, word_stride(),
+                                       block_in);
+            for (int64_t n = 0; n < out_stride; n += kColumns) {
+                const int64_t vectors = std::min<int64_t>(kPanel, (out_stride - n) / kVector);
+                kMultiply[vectors - 1][block.count - 1](block_in, word_stride(),
+                                                        packed_.get() + n / kColumns * kRowWords * in_,
+                                                        column_scale_.get() + n, bias_.get() + n, to + n, out_stride);
             }
         }
     }
 
   private:
+    int64_t panels() const { return (out_ + kColumns - 1) / kColumns; }
     // Room for a whole vector past the end.
-    int64_t list_stride() const { return (in_ + 15) / 16 * 16 + 16; }
+    int64_t word_stride() const { return (in_ + 31) / 32 * 32 + 32; }
 
     int64_t in_, out_;
     float input_max_;
-    Buffer<int16_t> packed_;  // panels of kPanel columns, each [in, kPanel] with columns placed by stored_place
+    Buffer<int16_t> packed_;  // panels, each [in, kRowWords] with columns placed by stored_place
     Buffer<float> column_scale_;
     Buffer<float> bias_;
 };
