@@ -172,16 +172,50 @@ at::Tensor cpu_query(const at::Tensor& projected, const at::Tensor& coord, const
     return out;
 }
 
+// One hidden layer on rows [N, in], for tests and for measuring the rate of the bare product.
+at::Tensor cpu_layer(const at::Tensor& rows, const at::Tensor& weight, const at::Tensor& bias,
+                     const std::string& arithmetic) {
+    for (auto [tensor, name] : {std::pair{&rows, "rows"}, {&weight, "weight"}, {&bias, "bias"}}) {
+        check_float(*tensor, name);
+        TORCH_CHECK(tensor->is_contiguous(), name, ": expected a contiguous tensor");
+    }
+    const int64_t in = rows.size(-1), out = bias.numel(), count = rows.numel() / std::max<int64_t>(in, 1);
+    TORCH_CHECK(in > 0 && in == padded(in) && out > 0 && out == padded(out), "expected widths that are multiples of ",
+                kVector, ", got ", in, " and ", out);
+    check_matrix(weight, "weight", out, in);
+    const auto layer = make_layer(arithmetic, {weight.const_data_ptr<float>(), bias.const_data_ptr<float>(), in, out});
+    at::Tensor result = at::empty({count, out}, rows.options());
+    at::parallel_for(0, (count + kTileRows - 1) / kTileRows, 1, [&](int64_t begin, int64_t end) {
+        const Buffer<char> scratch(layer->scratch_bytes());
+        for (int64_t t = begin; t < end; ++t) {
+            Tile tile{std::min(kTileRows, count - t * kTileRows), {}};
+            for (int64_t r = 0; r < tile.rows; r += kBlockRows) {
+                tile.blocks.push_back(
+                    {static_cast<int32_t>(r), static_cast<int32_t>(std::min<int64_t>(kBlockRows, tile.rows - r))});
+            }
+            layer->forward(tile, rows.const_data_ptr<float>() + t * kTileRows * in,
+                           result.mutable_data_ptr<float>() + t * kTileRows * out, scratch.get());
+        }
+        layer->release();
+    });
+    return result;
+}
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(liif_fast, m) {
     m.def(
         "cpu_query(Tensor projected, Tensor coord, Tensor? cell, Tensor rest, Tensor[] weights, Tensor[] biases, "
         "bool local_ensemble, int[] window, str arithmetic) -> Tensor");
+    m.def("cpu_layer(Tensor rows, Tensor weight, Tensor bias, str arithmetic) -> Tensor");
+    m.def("cpu_compiler() -> str", []() { return std::string(__VERSION__); });
     m.def("cpu_arithmetics(str precision) -> str[]",
           [](const std::string& precision) { return arithmetics(precision); });
 }
 
-TORCH_LIBRARY_IMPL(liif_fast, CPU, m) { m.impl("cpu_query", &cpu_query); }
+TORCH_LIBRARY_IMPL(liif_fast, CPU, m) {
+    m.impl("cpu_query", &cpu_query);
+    m.impl("cpu_layer", &cpu_layer);
+}
 
 }  // namespace liif
