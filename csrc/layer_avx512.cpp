@@ -13,16 +13,15 @@
 #include <utility>
 
 #include "buffer.h"
+#include "panels.h"
 
 #define LIIF_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
 
 namespace liif {
 namespace {
 
-// Vectors of columns in a panel; the last panel has what is left. Eight rows by three vectors keep 24 sums, three
-// weights and one input in the 32 registers; a step does 24 multiply-adds for 11 loads.
-constexpr int kPanel = 3;
-constexpr int64_t kColumns = kPanel * kVector;
+// Floats of a stored row of a panel.
+constexpr int64_t kRow = kPanel * kVector;
 
 constexpr int kAhead = 4;  // steps
 
@@ -34,7 +33,7 @@ struct Steps {
 };
 
 LIIF_AVX512 void find_steps(const float* in, int64_t stride, int rows, int64_t width, Steps& steps) {
-    const __m512i sixteen = _mm512_set1_epi32(16), columns = _mm512_set1_epi32(kColumns);
+    const __m512i sixteen = _mm512_set1_epi32(16), row = _mm512_set1_epi32(kRow);
     const __m512i no_sign = _mm512_set1_epi32(0x7FFFFFFF), zero = _mm512_setzero_si512();
     __m512i index = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     int count = 0;
@@ -47,7 +46,7 @@ LIIF_AVX512 void find_steps(const float* in, int64_t stride, int rows, int64_t w
         const __mmask16 alive = _mm512_mask_test_epi32_mask(inside, any, no_sign);
         const __m512i found = _mm512_maskz_compress_epi32(alive, index);
         _mm512_storeu_si512(steps.inputs + count, found);
-        _mm512_storeu_si512(steps.weights + count, _mm512_mullo_epi32(found, columns));
+        _mm512_storeu_si512(steps.weights + count, _mm512_mullo_epi32(found, row));
         count += __builtin_popcount(alive);
         index = _mm512_add_epi32(index, sixteen);
     }
@@ -122,15 +121,18 @@ class Avx512Layer final : public Layer {
     explicit Avx512Layer(const Linear& linear)
         : in_(linear.in),
           out_(linear.out),
-          packed_(static_cast<size_t>(panels() * kColumns * in_)),
+          panels_(split_columns(linear.out)),
+          packed_(panels_.size() * static_cast<size_t>(kRow * in_)),
           bias_(static_cast<size_t>(padded(out_))) {
-        std::fill_n(packed_.get(), panels() * kColumns * in_, 0.0f);
+        std::fill_n(packed_.get(), panels_.size() * static_cast<size_t>(kRow * in_), 0.0f);
         std::fill_n(bias_.get(), padded(out_), 0.0f);
         std::copy_n(linear.bias, out_, bias_.get());
-        for (int64_t n = 0; n < out_; ++n) {
-            float* column = packed_.get() + n / kColumns * kColumns * in_ + n % kColumns;
-            for (int64_t k = 0; k < in_; ++k) {
-                column[k * kColumns] = linear.weight[n * in_ + k];
+        for (size_t p = 0; p < panels_.size(); ++p) {
+            const int64_t first = panels_[p].first, end = std::min(first + panels_[p].vectors * kVector, out_);
+            for (int64_t n = first; n < end; ++n) {
+                for (int64_t k = 0; k < in_; ++k) {
+                    panel(p)[k * kRow + n - first] = linear.weight[n * in_ + k];
+                }
             }
         }
     }
@@ -145,21 +147,22 @@ class Avx512Layer final : public Layer {
             const float* from = in + block.first * in_stride;
             float* to = out + block.first * out_stride;
             find_steps(from, in_stride, block.count, in_, steps);
-            for (int64_t n = 0; n < out_stride; n += kColumns) {
-                const int64_t vectors = std::min<int64_t>(kPanel, (out_stride - n) / kVector);
-                kMultiply[vectors - 1][block.count - 1](from, in_stride, steps, packed_.get() + n * in_,
-                                                        bias_.get() + n, to + n, out_stride);
+            for (size_t p = 0; p < panels_.size(); ++p) {
+                const int64_t first = panels_[p].first;
+                kMultiply[panels_[p].vectors - 1][block.count - 1](from, in_stride, steps, panel(p),
+                                                                   bias_.get() + first, to + first, out_stride);
             }
         }
     }
 
   private:
-    int64_t panels() const { return (out_ + kColumns - 1) / kColumns; }
+    float* panel(size_t p) const { return packed_.get() + static_cast<int64_t>(p) * kRow * in_; }
     // Room for a whole vector past the end.
     int64_t step_stride() const { return padded(in_) + kVector; }
 
     int64_t in_, out_;
-    Buffer<float> packed_;  // panels, each [in, kColumns]
+    std::vector<Panel> panels_;
+    Buffer<float> packed_;  // panels, each [in, kRow]
     Buffer<float> bias_;
 };
 

@@ -18,14 +18,12 @@
 #include <utility>
 
 #include "buffer.h"
+#include "panels.h"
 
 #define LIIF_VNNI __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
 
 namespace liif {
 namespace {
-
-// Vectors of columns in a panel; the last panel has what is left. As in layer_avx512.cpp.
-constexpr int kPanel = 3;
 
 float largest_input(int64_t width) {
     return static_cast<float>(std::min(32767.0, std::floor(131071.0 / std::sqrt(static_cast<double>(width)))));
@@ -51,10 +49,8 @@ int16_t fixed_point(float value) {
                                                   : std::min(std::max(std::nearbyintf(value), -32767.0f), 32767.0f));
 }
 
-constexpr int64_t kColumns = kPanel * kVector;
-
 // 16-bit words of a stored row of a panel: pairs of vectors share 32 words, the last one has 32 for itself.
-constexpr int64_t kRowWords = (kPanel + 1) / 2 * 32;
+constexpr int64_t kRow = (kPanel + 1) / 2 * 32;
 
 // Place of a column in a stored row, such that interleaving the words of two rows (vpunpcklwd, vpunpckhwd, which work
 // within 128-bit lanes) leaves columns 0-15 in one register and 16-31 in the other.
@@ -86,9 +82,9 @@ LIIF_VNNI void quantise(const float* in, int64_t stride, int64_t width, float in
     for (int r = 0; r < R; ++r) {
         largest[r] = _mm512_setzero_si512();
     }
-    __m512i start = _mm512_mullo_epi32(_mm512_set1_epi32(kRowWords),
+    __m512i start = _mm512_mullo_epi32(_mm512_set1_epi32(kRow),
                                        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
-    const __m512i next = _mm512_set1_epi32(16 * kRowWords);
+    const __m512i next = _mm512_set1_epi32(16 * kRow);
     __mmask16* alive = reinterpret_cast<__mmask16*>(out.words + R * word_stride);
     int count = 0;
     for (int64_t k = 0; k < width; k += 16) {
@@ -238,20 +234,24 @@ class VnniLayer final : public Layer {
         : in_(linear.in),
           out_(linear.out),
           input_max_(largest_input(linear.in)),
-          packed_(static_cast<size_t>(panels() * kRowWords * in_)),
+          panels_(split_columns(linear.out)),
+          packed_(panels_.size() * static_cast<size_t>(kRow * in_)),
           column_scale_(static_cast<size_t>(padded(out_))),
           bias_(static_cast<size_t>(padded(out_))) {
-        std::fill_n(packed_.get(), panels() * kRowWords * in_, int16_t{0});
+        std::fill_n(packed_.get(), panels_.size() * static_cast<size_t>(kRow * in_), int16_t{0});
         std::fill_n(column_scale_.get(), padded(out_), 0.0f);
         std::fill_n(bias_.get(), padded(out_), 0.0f);
         std::copy_n(linear.bias, out_, bias_.get());
-        for (int64_t n = 0; n < out_; ++n) {
-            const float* weight = linear.weight + n * in_;
-            const float scale = column_scale(weight, in_);
-            column_scale_[static_cast<size_t>(n)] = 1 / scale;
-            int16_t* column = packed_.get() + n / kColumns * kRowWords * in_ + stored_place(n % kColumns);
-            for (int64_t k = 0; k < in_; ++k) {
-                column[k * kRowWords] = fixed_point(weight[k] * scale);
+        for (size_t p = 0; p < panels_.size(); ++p) {
+            const int64_t first = panels_[p].first, end = std::min(first + panels_[p].vectors * kVector, out_);
+            for (int64_t n = first; n < end; ++n) {
+                const float* weight = linear.weight + n * in_;
+                const float scale = column_scale(weight, in_);
+                column_scale_[static_cast<size_t>(n)] = 1 / scale;
+                int16_t* column = panel(p) + stored_place(n - first);
+                for (int64_t k = 0; k < in_; ++k) {
+                    column[k * kRow] = fixed_point(weight[k] * scale);
+                }
             }
         }
     }
@@ -270,23 +270,24 @@ class VnniLayer final : public Layer {
             float* to = out + block.first * out_stride;
             kQuantise[block.count - 1](in + block.first * in_stride, in_stride, in_, input_max_, word_stride(),
                                        block_in);
-            for (int64_t n = 0; n < out_stride; n += kColumns) {
-                const int64_t vectors = std::min<int64_t>(kPanel, (out_stride - n) / kVector);
-                kMultiply[vectors - 1][block.count - 1](block_in, word_stride(),
-                                                        packed_.get() + n / kColumns * kRowWords * in_,
-                                                        column_scale_.get() + n, bias_.get() + n, to + n, out_stride);
+            for (size_t p = 0; p < panels_.size(); ++p) {
+                const int64_t first = panels_[p].first;
+                kMultiply[panels_[p].vectors - 1][block.count - 1](block_in, word_stride(), panel(p),
+                                                                   column_scale_.get() + first, bias_.get() + first,
+                                                                   to + first, out_stride);
             }
         }
     }
 
   private:
-    int64_t panels() const { return (out_ + kColumns - 1) / kColumns; }
+    int16_t* panel(size_t p) const { return packed_.get() + static_cast<int64_t>(p) * kRow * in_; }
     // Room for a whole vector past the end.
     int64_t word_stride() const { return (in_ + 31) / 32 * 32 + 32; }
 
     int64_t in_, out_;
     float input_max_;
-    Buffer<int16_t> packed_;  // panels, each [in, kRowWords] with columns placed by stored_place
+    std::vector<Panel> panels_;
+    Buffer<int16_t> packed_;  // panels, each [in, kRow] with columns placed by stored_place
     Buffer<float> column_scale_;
     Buffer<float> bias_;
 };
