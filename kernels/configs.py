@@ -1,4 +1,8 @@
-"""Tile sizes by GPU generation: a small table, chosen from compile reports (`python -m benchmarks.compile_report`)."""
+"""Tile sizes by GPU generation: a small table, chosen from compile reports (`python -m benchmarks.compile_report`).
+
+None of them has been timed on a GPU yet; they are the largest tiles that compile without a spill. `liif-fast tune`
+searches on the user's own device and keeps the winner in the cache directory.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,40 @@ from typing import NamedTuple
 
 
 class Tile(NamedTuple):
-    """rows of a tile (4 a query), chunk of layer one's and of the inner width, warps, pipeline stages."""
+    """Rows of a tile (4 a query); chunks of layer one's, the inner width and the channels; warps; stages."""
 
     rows: int
     block_k: int
     block_n: int
+    block_c: int
     warps: int
     stages: int
+
+
+# Compute capability -> tile for 2-byte operands, projected and direct, at WIDTH 256.
+HALF: dict[int, tuple[Tile, Tile]] = {
+    80: (Tile(64, 64, 32, 64, 8, 3), Tile(64, 32, 32, 64, 8, 2)),
+    86: (Tile(64, 32, 32, 64, 8, 2), Tile(64, 32, 32, 64, 8, 2)),
+    89: (Tile(64, 32, 32, 64, 8, 2), Tile(64, 32, 32, 64, 8, 2)),
+    90: (Tile(128, 64, 64, 64, 8, 3), Tile(64, 64, 64, 64, 8, 2)),
+    100: (Tile(128, 64, 64, 64, 8, 2), Tile(128, 64, 64, 64, 8, 2)),
+    120: (Tile(64, 32, 32, 64, 8, 2), Tile(64, 16, 32, 64, 8, 2)),
+}
+# 4-byte operands (fp32, tf32) take twice the shared memory: one small tile fits every generation.
+FULL = Tile(32, 16, 16, 32, 4, 2)
+INTERPRETED = Tile(256, 64, 64, 64, 4, 1)  # in Python, the fewer steps the better
+
+
+def generation(capability: tuple[int, int]) -> int | None:
+    """The newest tabulated generation that a device of this compute capability can run, None below sm_80."""
+    number = capability[0] * 10 + capability[1]
+    known = [key for key in HALF if key <= number]
+    return max(known) if known else None
+
+
+def choose(capability: tuple[int, int], itemsize: int, direct: bool) -> Tile:
+    """The tile for a device, the bytes of an operand and the prologue."""
+    key = generation(capability)
+    if key is None:
+        raise ValueError(f"expected compute capability 8.0 or newer, got {capability}")
+    return HALF[key][direct] if itemsize == 2 else FULL

@@ -115,12 +115,20 @@ def _rest_of_mlp(
     return result
 
 
-@triton.jit
+# Sizes vary from tile to tile of a picture; a kernel compiled for each multiple of 16 among them would gain nothing.
+SIZES = (
+    *("queries", "grid_top", "grid_left", "grid_width", "height", "width", "top", "left", "map_height", "map_width"),
+    *("coord_b", "cell_b", "stride_b"),
+)
+
+
+@triton.jit(do_not_specialize=SIZES)
 def liif_forward(
     source, stride_b, stride_c, stride_y, stride_x,  # projected map [B, h, w, WIDTH] or features [B, C, H, W]
     coord, coord_b, coord_q, coord_i, cell, cell_b, cell_q, cell_i,
     first_weight, rest, first_bias, middle, middle_bias, last, last_bias,
-    out, queries, grid_width, grid_first_y, grid_step_y, grid_first_x, grid_step_x, grid_cell_h, grid_cell_w,
+    out, queries, grid_top, grid_left, grid_width, grid_first_y, grid_step_y, grid_first_x, grid_step_x,
+    grid_cell_h, grid_cell_w,
     height, width, top, left, map_height, map_width,
     shift_minus_y, shift_plus_y, shift_minus_x, shift_plus_x, first_y, step_y, first_x, step_x,
     DIRECT: tl.constexpr, GRID: tl.constexpr, CELL: tl.constexpr, TAPS: tl.constexpr, CORNERS: tl.constexpr,
@@ -139,8 +147,8 @@ def liif_forward(
     size_x = width.to(tl.float32)
 
     if GRID:
-        at_y = (query // grid_width).to(tl.float32) * grid_step_y + grid_first_y
-        at_x = (query % grid_width).to(tl.float32) * grid_step_x + grid_first_x
+        at_y = (grid_top + query // grid_width).to(tl.float32) * grid_step_y + grid_first_y
+        at_x = (grid_left + query % grid_width).to(tl.float32) * grid_step_x + grid_first_x
         cell_h = tl.full([ROWS], 1.0, tl.float32) * (grid_cell_h * size_y)
         cell_w = tl.full([ROWS], 1.0, tl.float32) * (grid_cell_w * size_x)
     else:

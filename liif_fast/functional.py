@@ -9,11 +9,12 @@ from torch import Tensor
 from liif_fast import backends, reference
 from liif_fast.backends import pytorch
 from liif_fast.errors import UsageError
-from liif_fast.geometry import Window
+from liif_fast.geometry import Box, Grid, Window, grid_queries
 from liif_fast.params import DecoderParams
 
-__all__ = ["Window", "project", "query", "resolve_precision"]
+__all__ = ["Window", "project", "query", "query_grid", "resolve_precision"]
 
+PROLOGUES = ("auto", "direct", "projected")
 HALF = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
@@ -59,6 +60,7 @@ def query(
     precision: str = "auto",
     projected: Tensor | None = None,
     window: Window | None = None,
+    prologue: str = "auto",
 ) -> Tensor:
     """Signal at each coordinate, s_q (paper, eq. 4): [B, Q, out_dim], in feat's dtype (float32 under autocast).
 
@@ -66,36 +68,107 @@ def query(
     coord, cell: [B, Q, 2], (y, x), in units of [-1, 1]; used as float32. cell may be None without cell_decode.
     window: `projected` is only this part of a map; every neighbour of every query must lie inside it.
     backend: "auto" or a name of `available_backends()`; precision: "auto", "fp32", "tf32", "fp16", "bf16".
+    prologue: "projected" applies layer one to the whole map first, "direct" (backend `triton`) unfolds inside of the
+        kernel; "auto" takes what costs less for this many queries.
     Gradients of everything are right whatever the backend: they go through `torch`.
 
     Raises UsageError for arguments that do not fit, BackendError when a named backend cannot run.
     """
-    source = projected if feat is None else feat
-    if source is None:
-        raise UsageError("query: expected feat or projected, got neither; give the feature map or its projection")
-    if feat is not None:
-        check_feat(feat, params)
-    double = source.dtype == torch.float64
-    precision = resolve_precision(precision, source)
+    source = _source(feat, projected, params)
     coord, cell = _check_query(source, coord, cell, params)
-    name = backends.select(
-        backend, source.device, precision, params, plain=double or _needs_grad(source, coord, cell, params)
-    )
+    plain = source.dtype == torch.float64 or _needs_grad(source, coord, cell, params)
+    return _run(feat, projected, (coord, cell), params, backend, precision, window, prologue, plain)
+
+
+def query_grid(
+    feat: Tensor | None,
+    size: tuple[int, int],
+    params: DecoderParams,
+    *,
+    box: Box | None = None,
+    backend: str = "auto",
+    precision: str = "auto",
+    projected: Tensor | None = None,
+    window: Window | None = None,
+    prologue: str = "auto",
+) -> Tensor:
+    """`query` at the pixels of a regular output of size (H, W), or of the part `box` of it: [B, pixels, out_dim].
+
+    The same numbers as with make_coord and make_cell; the `triton` backend makes no coordinate tensors.
+    """
+    source = _source(feat, projected, params)
+    height, width = size
+    box = Box(0, 0, height, width) if box is None else box
+    if min(height, width, *box[2:]) < 1 or min(box[:2]) < 0 or box.bottom > height or box.right > width:
+        raise UsageError(f"box: expected a part of a {height} x {width} output, got {tuple(box)}")
+    plain = source.dtype == torch.float64 or _needs_grad(source, source, None, params)
+    return _run(feat, projected, Grid(size, box), params, backend, precision, window, prologue, plain)
+
+
+def _run(
+    feat: Tensor | None,
+    projected: Tensor | None,
+    where: tuple[Tensor, Tensor | None] | Grid,
+    params: DecoderParams,
+    backend: str,
+    precision: str,
+    window: Window | None,
+    prologue: str,
+    plain: bool,
+) -> Tensor:
+    source = _source(feat, projected, params)
+    precision = resolve_precision(precision, source)
+    name = backends.select(backend, source.device, precision, params, plain=plain)
+    queries = where.box.pixels if isinstance(where, Grid) else where[0].shape[1]
+    direct = projected is None and _direct(prologue, name, source, queries)
+    if isinstance(where, Grid) and name not in backends.FUSED:
+        where = grid_queries(where, source.shape[0], source.device)
     if name == "reference":
         if feat is None or window is not None:
             raise UsageError("backend 'reference' expects the whole feature map, got a projection or a window")
-        result = reference.query(feat, coord, cell, params)
+        result = reference.query(feat, *_pair(where), params)
+    elif direct:
+        result = backends.FUSED[name].run(
+            source, where, params, window or Window(*source.shape[2:]), precision, direct=True
+        )
     else:
-        if projected is None:
-            assert feat is not None
-            projected = project(feat, params, precision)
+        projected = project(source, params, precision) if projected is None else projected
         part = window or Window(projected.shape[1], projected.shape[2])
         if name == pytorch.NAME:
-            result = pytorch.run(projected, coord, cell, params, part, precision)
+            result = pytorch.run(projected, *_pair(where), params, part, precision)
         else:
-            result = backends.FUSED[name].run(projected, coord, cell, params, part, precision)
-    autocast = torch.is_autocast_enabled(source.device.type)
-    return result.to(torch.float32 if autocast or (feat is None and not double) else source.dtype)
+            result = backends.FUSED[name].run(projected, where, params, part, precision)
+    float32 = torch.is_autocast_enabled(source.device.type) or (feat is None and source.dtype != torch.float64)
+    return result.to(torch.float32 if float32 else source.dtype)
+
+
+def _source(feat: Tensor | None, projected: Tensor | None, params: DecoderParams) -> Tensor:
+    if feat is not None:
+        check_feat(feat, params)
+        return feat
+    if projected is None:
+        raise UsageError("query: expected feat or projected, got neither; give the feature map or its projection")
+    return projected
+
+
+def _pair(where: tuple[Tensor, Tensor | None] | Grid) -> tuple[Tensor, Tensor | None]:
+    assert not isinstance(where, Grid)
+    return where
+
+
+def _direct(prologue: str, name: str, feat: Tensor, queries: int) -> bool:
+    """Whether the kernel unfolds the features itself."""
+    if prologue not in PROLOGUES:
+        raise UsageError(f"prologue: expected one of {', '.join(PROLOGUES)}, got {prologue!r}")
+    able = name in backends.FUSED and backends.FUSED[name].DIRECT
+    if prologue == "direct" and not able:
+        raise UsageError(f"prologue: backend {name!r} reads projected maps only; use 'projected', or backend='triton'")
+    if not able or prologue == "projected":
+        return False
+    # Projecting applies layer one's feature columns once for each pixel of the map, the direct form once for each of
+    # the four neighbours of each query. A traced graph must serve any number of queries.
+    few = not torch.compiler.is_compiling() and 4 * queries < feat.shape[2] * feat.shape[3]
+    return prologue == "direct" or few
 
 
 def check_feat(feat: Tensor, params: DecoderParams) -> None:

@@ -27,6 +27,34 @@ class Window(NamedTuple):
     left: int = 0
 
 
+class Box(NamedTuple):
+    """A rectangle of pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def bottom(self) -> int:
+        return self.top + self.height
+
+    @property
+    def right(self) -> int:
+        return self.left + self.width
+
+    @property
+    def pixels(self) -> int:
+        return self.height * self.width
+
+
+class Grid(NamedTuple):
+    """Queries at the pixels of `box`, row by row, of a whole output picture of size (H, W)."""
+
+    size: tuple[int, int]
+    box: Box
+
+
 class Corner(NamedTuple):
     """One neighbour of every query.
 
@@ -60,6 +88,16 @@ def make_coord(
     axes = [axis_coord(n, lo, hi, device) for n, (lo, hi) in zip(shape, bounds, strict=True)]
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
     return grid.view(-1, grid.shape[-1]) if flatten else grid
+
+
+def grid_queries(grid: Grid, batch: int = 1, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+    """coord and cell [batch, pixels, 2] of a grid's queries: exactly those of make_coord and make_cell."""
+    (height, width), box = grid
+    ys = axis_coord(height, device=device)[box.top : box.bottom]
+    xs = axis_coord(width, device=device)[box.left : box.right]
+    coord = torch.stack(torch.meshgrid(ys, xs, indexing="ij"), dim=-1).view(1, -1, 2)
+    cell = make_cell(grid.size, 1, device=device)
+    return coord.expand(batch, -1, -1), cell.expand(batch, box.pixels, 2)
 
 
 def make_cell(shape: Sequence[int], count: int | None = None, device: torch.device | str | None = None) -> Tensor:

@@ -11,17 +11,49 @@ import torch
 from torch import Tensor
 
 from liif_fast import extension
+from liif_fast.geometry import Box, Grid, Window, grid_queries
+from liif_fast.params import DecoderParams
 
 SCHEMA = (
-    "(Tensor projected, Tensor coord, Tensor? cell, Tensor rest, Tensor[] weights, Tensor[] biases, "
-    "bool local_ensemble, SymInt[] window, str backend, str precision) -> Tensor"
+    "(Tensor source, Tensor? kernel, Tensor? coord, Tensor? cell, SymInt[] grid, Tensor rest, Tensor[] weights, "
+    "Tensor[] biases, bool local_ensemble, SymInt[] window, str backend, str precision) -> Tensor"
 )
 
 
+def ask(
+    source: Tensor,
+    where: tuple[Tensor, Tensor | None] | Grid,
+    params: DecoderParams,
+    window: Window,
+    backend: str,
+    precision: str,
+    direct: bool = False,
+) -> Tensor:
+    """`query` for a decoder: where is (coord, cell) or a grid, source the features with `direct`, else projected."""
+    kernel, rest = params.split()
+    coord, cell = (None, None) if isinstance(where, Grid) else where
+    return query(
+        source.detach(),
+        kernel.detach() if direct else None,
+        None if coord is None else coord.detach(),
+        None if cell is None or not params.cell_decode else cell.detach(),
+        [*where.size, *where.box] if isinstance(where, Grid) else [],
+        rest.detach(),
+        [weight.detach() for weight in params.weights[1:]],
+        [bias.detach() for bias in params.biases],
+        params.local_ensemble,
+        list(window),
+        backend,
+        precision,
+    )
+
+
 def _cpu(
-    projected: Tensor,
-    coord: Tensor,
+    source: Tensor,
+    kernel: Tensor | None,
+    coord: Tensor | None,
     cell: Tensor | None,
+    grid: Sequence[int],
     rest: Tensor,
     weights: Sequence[Tensor],
     biases: Sequence[Tensor],
@@ -30,20 +62,68 @@ def _cpu(
     precision: str,
 ) -> Tensor:
     arithmetic = extension.BEST["bf16" if precision == "bf16" else "fp32"]
+    if coord is None:
+        coord, cell = grid_queries(_grid(grid), source.shape[0])
+        cell = cell if rest.shape[1] == 4 else None
     found: Tensor = torch.ops.liif_fast.cpu_query(
-        projected, coord, cell, rest, weights, biases, local_ensemble, window, arithmetic
+        source.float(),
+        coord,
+        cell,
+        rest.float(),
+        [weight.float() for weight in weights],
+        [bias.float() for bias in biases],
+        local_ensemble,
+        window,
+        arithmetic,
     )
     return found
 
 
-KERNELS: dict[str, Callable[..., Tensor]] = {"cpu": _cpu}
+def _triton(
+    source: Tensor,
+    kernel: Tensor | None,
+    coord: Tensor | None,
+    cell: Tensor | None,
+    grid: Sequence[int],
+    rest: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    local_ensemble: bool,
+    window: Sequence[int],
+    precision: str,
+) -> Tensor:
+    from liif_fast.kernels import launch, tuning
+
+    tile = tuning.tile_for(source, precision, direct=kernel is not None)
+    packed = launch.pack(kernel, rest, weights, biases, launch.DTYPES[precision], tile.block_c)
+    return launch.forward(
+        source,
+        _grid(grid) if coord is None else (coord, cell),
+        packed,
+        source.shape[3] if kernel is None else source.shape[1],
+        biases[-1].shape[0],
+        Window(*window),
+        local_ensemble=local_ensemble,
+        cell_decode=rest.shape[1] == 4,
+        precision=precision,
+        tile=tile,
+    )
+
+
+def _grid(numbers: Sequence[int]) -> Grid:
+    return Grid((numbers[0], numbers[1]), Box(*numbers[2:]))
+
+
+KERNELS: dict[str, Callable[..., Tensor]] = {"cpu": _cpu, "triton": _triton}
 
 
 @torch.library.custom_op("liif_fast::query", mutates_args=(), schema=SCHEMA)
 def query(
-    projected: Tensor,
-    coord: Tensor,
+    source: Tensor,
+    kernel: Tensor | None,
+    coord: Tensor | None,
     cell: Tensor | None,
+    grid: Sequence[int],
     rest: Tensor,
     weights: Sequence[Tensor],
     biases: Sequence[Tensor],
@@ -52,23 +132,28 @@ def query(
     backend: str,
     precision: str,
 ) -> Tensor:
-    """Signal at each coordinate from a projected feature map (functional.project): [B, Q, out_dim] float32.
+    """Signal at each coordinate: [B, Q, out_dim] float32.
 
-    projected: [B, h, w, N0], the part of full maps that starts at (top, left). coord, cell: [B, Q, 2] float32; cell is
-    given where the MLP reads it. rest: [N0, 2 or 4], the first layer's columns dy, dx(, cell_h, cell_w).
-    weights: those of the layers after the first; biases: those of all layers. window: [H, W, top, left].
-    backend: a key of KERNELS; precision: "fp32", "bf16" or "fp16".
+    source: projected map (functional.project) [B, h, w, N0]; where `kernel` is given, the features [B, C, h, w] that
+    it projects. Either is the part of a full map that starts at (top, left): window = [H, W, top, left].
+    kernel: [N0, C, k, k], the first layer's feature columns, or None. rest: [N0, 2 or 4], its columns dy, dx(, cell_h,
+    cell_w). weights: those of the layers after the first; biases: those of all layers.
+    coord, cell: [B, Q, 2] float32; cell is given where the MLP reads it. Without coord, grid = [H_out, W_out, top,
+    left, height, width] asks for the pixels of a part of a regular output, row by row.
+    backend: a key of KERNELS ("cpu" takes projected maps only); precision: "fp32", "tf32", "fp16" or "bf16".
 
     Not differentiable: functional.query takes the `torch` backend where a gradient is needed.
     """
-    return KERNELS[backend](projected, coord, cell, rest, weights, biases, local_ensemble, window, precision)
+    return KERNELS[backend](source, kernel, coord, cell, grid, rest, weights, biases, local_ensemble, window, precision)
 
 
 @query.register_fake
 def _(
-    projected: Tensor,
-    coord: Tensor,
+    source: Tensor,
+    kernel: Tensor | None,
+    coord: Tensor | None,
     cell: Tensor | None,
+    grid: Sequence[int],
     rest: Tensor,
     weights: Sequence[Tensor],
     biases: Sequence[Tensor],
@@ -77,4 +162,5 @@ def _(
     backend: str,
     precision: str,
 ) -> Tensor:
-    return projected.new_empty(coord.shape[0], coord.shape[1], biases[-1].shape[0], dtype=torch.float32)
+    queries = grid[4] * grid[5] if coord is None else coord.shape[1]
+    return source.new_empty(source.shape[0], queries, biases[-1].shape[0], dtype=torch.float32)

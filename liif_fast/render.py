@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from liif_fast import backends, functional, geometry
 from liif_fast.encoding import Encoding, encoder_of, input_channels, norm, placement
 from liif_fast.errors import LiifError, UsageError
-from liif_fast.geometry import Window
+from liif_fast.geometry import Box, Window
 from liif_fast.params import DecoderParams, linear_layers
 from liif_fast.tiling import (
     SMALLEST,
-    Box,
     check_tile,
     core_sides,
     feature_span,

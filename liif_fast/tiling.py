@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from liif_fast.errors import ImageError, UsageError
+from liif_fast.geometry import Box
 
 MAX_PIXELS = 400_000_000  # output pixels beyond which a picture must be asked for twice (400 megapixels)
 MAX_SCALE = 1_000.0
@@ -19,27 +20,6 @@ MAX_SCALE = 1_000.0
 MAX_SIDE = 1_000_000
 SMALLEST = 16  # input pixels: no tile is made smaller than this
 ROUNDING = 1  # pixels by which a float32 look-up may differ from the exact one
-
-
-class Box(NamedTuple):
-    """A rectangle of pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-    @property
-    def bottom(self) -> int:
-        return self.top + self.height
-
-    @property
-    def right(self) -> int:
-        return self.left + self.width
-
-    @property
-    def pixels(self) -> int:
-        return self.height * self.width
 
 
 class Span(NamedTuple):

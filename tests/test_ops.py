@@ -32,9 +32,9 @@ def arguments(
     backend: str, params: DecoderParams, feat: Tensor, coord: Tensor, cell: Tensor | None
 ) -> tuple[object, ...]:
     _, rest = params.split()
-    weights, biases = list(params.weights[1:]), list(params.biases)
+    shared = (rest, list(params.weights[1:]), list(params.biases), params.local_ensemble)
     window = [feat.shape[2], feat.shape[3], 0, 0]
-    return project(feat, params), coord, cell, rest, weights, biases, params.local_ensemble, window, backend, "fp32"
+    return project(feat, params), None, coord, cell, [], *shared, window, backend, "fp32"
 
 
 @pytest.mark.parametrize("hidden", [[], [16], [16, 24]])

@@ -11,15 +11,14 @@ from typing import NamedTuple
 
 import torch
 
-from liif_fast.backends import cpu, pytorch
+from liif_fast.backends import cpu, gpu, pytorch
 from liif_fast.errors import BackendError, UsageError
 from liif_fast.params import DecoderParams
 
 PRECISIONS = ("auto", "fp32", "tf32", "fp16", "bf16")
-FUSED: dict[str, ModuleType] = {cpu.NAME: cpu}
+# Best first for "auto", which falls back to `torch`; the reference is the oracle and is never chosen for its own sake.
+FUSED: dict[str, ModuleType] = {gpu.NAME: gpu, cpu.NAME: cpu}
 NAMES = ("reference", pytorch.NAME, *FUSED)
-# Best first; the reference is the oracle and is never chosen for its own sake.
-PREFERENCE = (*FUSED, pytorch.NAME)
 
 
 class BackendReport(NamedTuple):
@@ -55,8 +54,7 @@ def select(
     plain: only PyTorch operations will do (gradients, float64); a fused backend then gives way to `torch`.
     """
     if name == "auto":
-        usable = (n for n in PREFERENCE if unusable_reason(n, device, precision, params) is None)
-        name = pytorch.NAME if plain else next(usable, pytorch.NAME)
+        name = pytorch.NAME if plain else _best(device, precision, params)
     elif name not in NAMES:
         raise UsageError(f"backend: expected one of auto, {', '.join(NAMES)}, got {name!r}")
     reason = unusable_reason(name, device, precision, params)
@@ -65,11 +63,20 @@ def select(
     return pytorch.NAME if plain and name in FUSED else name
 
 
+def _best(device: torch.device, precision: str, params: DecoderParams | None) -> str:
+    for name, module in FUSED.items():
+        runs = module.unusable_reason(device, precision, params) is None
+        if runs and module.unchosen_reason(device, precision) is None:
+            return name
+    return pytorch.NAME
+
+
 def report() -> list[BackendReport]:
     """Every backend: usable here or why not."""
-    device = torch.device("cpu")
+    cuda = torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
     rows = []
     for name in NAMES:
+        device = cuda if name == gpu.NAME else torch.device("cpu")
         reason = unusable_reason(name, device)
         about = "published arithmetic, for comparison" if name == "reference" else ""
         module = FUSED.get(name, pytorch if name == pytorch.NAME else None)

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from liif_fast import extension, ops
-from liif_fast.geometry import Window
+from liif_fast.geometry import Grid, Window
 from liif_fast.params import DecoderParams
 
 NAME = "cpu"
+DIRECT = False  # it reads projected maps only
 # fp16 runs in float32 arithmetic; bf16 in the fastest that is at least as accurate as bfloat16 (csrc/layer.h).
 PRECISIONS = ("fp32", "bf16", "fp16")
 
@@ -28,6 +29,11 @@ def unusable_reason(device: torch.device, precision: str, params: DecoderParams 
     return None
 
 
+def unchosen_reason(device: torch.device, precision: str) -> str | None:
+    """None: `auto` takes this backend wherever it can run."""
+    return None
+
+
 def detail() -> str:
     return (
         f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads, "
@@ -36,24 +42,16 @@ def detail() -> str:
 
 
 def run(
-    projected: Tensor,
-    coord: Tensor,
-    cell: Tensor | None,
+    source: Tensor,
+    where: tuple[Tensor, Tensor | None] | Grid,
     params: DecoderParams,
     window: Window,
     precision: str,
+    direct: bool = False,
 ) -> Tensor:
-    """projected [B, h, w, N0], coord and cell [B, Q, 2] -> [B, Q, out_dim] float32, without a gradient."""
-    _, rest = params.split()
-    return ops.query(
-        projected.detach().float(),
-        coord.detach(),
-        cell.detach() if cell is not None and params.cell_decode else None,
-        rest.detach().float(),
-        [weight.detach().float() for weight in params.weights[1:]],
-        [bias.detach().float() for bias in params.biases],
-        params.local_ensemble,
-        list(window),
-        NAME,
-        precision,
-    )
+    """-> [B, Q, out_dim] float32, without a gradient.
+
+    source: projected map [B, h, w, N0].
+    where: (coord, cell) [B, Q, 2], or a grid.
+    """
+    return ops.ask(source, where, params, window, NAME, precision, direct)

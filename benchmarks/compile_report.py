@@ -1,0 +1,152 @@
+"""Compile every shipped tile for every GPU generation, without a GPU, and look at what the compiler made of it.
+
+`python -m benchmarks.compile_report [--out FOLDER] [--quick]`: registers, spilled bytes, shared memory and matrix
+instructions of each kernel; exit code 1 when one misses what is expected of it (half precision: no spill; all: shared
+memory within the part's limit; a matrix instruction unless the operands are float32).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from triton.backends import nvidia
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from liif_fast.kernels import configs
+from liif_fast.kernels.configs import Tile
+from liif_fast.kernels.forward import SIZES, liif_forward
+
+# Bytes of shared memory that one block can have.
+SHARED = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
+INSTRUCTIONS = ("wgmma.mma_async", "tcgen05.mma", "mma.sync")
+TYPES = {"fp16": ("*fp16", tl.float16), "bf16": ("*bf16", tl.bfloat16), "fp32": ("*fp32", tl.float32)}
+TYPES["tf32"] = TYPES["fp32"]
+HALF = ("fp16", "bf16")
+POINTERS = ("coord", "cell", "rest", "first_bias", "middle_bias", "last_bias", "out")
+OPERANDS = ("source", "first_weight", "middle", "last")
+UNIT_STRIDES = ("stride_c", "coord_i", "cell_i")
+# Compile-time switches of the published decoder: 580-256-256-256-256-3.
+PUBLISHED = {"CELL": True, "TAPS": 9, "CORNERS": 4, "WIDTH": 256, "HIDDEN": 4, "OUT_DIM": 3, "OUT": 16}
+
+
+class Case(NamedTuple):
+    """One kernel to compile."""
+
+    arch: int
+    precision: str
+    direct: bool
+    grid: bool
+    tile: Tile
+
+
+def cases(quick: bool = False) -> Iterator[Case]:
+    """Every shipped configuration; quick: the projected and direct fp16 kernels of each generation."""
+    for arch in configs.HALF:
+        for precision in TYPES:
+            for direct in (False, True):
+                for grid in (False, True):
+                    if quick and (precision != "fp16" or grid):
+                        continue
+                    itemsize = 2 if precision in HALF else 4
+                    yield Case(arch, precision, direct, grid, configs.choose(divmod(arch, 10), itemsize, direct))
+
+
+def compile_case(case: Case) -> dict[str, Any]:
+    """Compile one kernel and read its resources: a row of the report, with what it misses under `misses`."""
+    pointer, dot = TYPES[case.precision]
+    tile = case.tile
+    constants: dict[str, Any] = {
+        **PUBLISHED, "DIRECT": case.direct, "GRID": case.grid, "CHANNELS": 64 if case.direct else 256,
+        "ROWS": tile.rows, "BLOCK_K": tile.block_k, "BLOCK_N": tile.block_n, "BLOCK_C": tile.block_c,
+        "STAGES": tile.stages, "INDEX": tl.int32, "DOT": dot,
+        "PRECISION": "tf32" if case.precision == "tf32" else "ieee", **dict.fromkeys(UNIT_STRIDES, 1),
+    }  # fmt: skip
+    signature, aligned = {}, {}
+    for place, name in enumerate(liif_forward.arg_names):
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name in POINTERS or name in OPERANDS:
+            signature[name] = pointer if name in OPERANDS else "*fp32"
+            aligned[(place,)] = [["tt.divisibility", 16]]
+        else:
+            floating = any(part in name for part in ("step_", "first_", "shift_", "grid_cell"))
+            signature[name] = "fp32" if floating else "i32"
+            if name.startswith("stride_") and name not in SIZES:
+                aligned[(place,)] = [["tt.divisibility", 16]]
+    kernel = triton.compile(
+        ASTSource(fn=liif_forward, signature=signature, constexprs=constants, attrs=aligned),
+        target=GPUTarget("cuda", case.arch, 32),
+        options={"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": False},
+    )
+    row = {**case._asdict(), "tile": tile._asdict(), **resources(kernel.asm["cubin"]), "shared": kernel.metadata.shared}
+    row["instruction"] = next((name for name in INSTRUCTIONS if name in kernel.asm["ptx"]), "")
+    row["misses"] = misses(row)
+    return row
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """Registers of a thread and bytes of its stack, which holds what was spilled."""
+    tool = Path(nvidia.__file__).parent / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", text)
+    if found is None:
+        raise RuntimeError(f"expected registers and stack in cuobjdump's output, got {text!r}")
+    return {"registers": int(found[1]), "spill": int(found[2])}
+
+
+def misses(row: dict[str, Any]) -> list[str]:
+    """What a row lacks of what is expected."""
+    found = []
+    if row["precision"] in HALF and row["spill"]:
+        found.append(f"{row['spill']} bytes spilled")
+    if row["shared"] > SHARED[row["arch"]]:
+        found.append(f"{row['shared']} bytes of shared memory, {SHARED[row['arch']]} allowed")
+    if row["precision"] != "fp32" and not row["instruction"]:
+        found.append("no matrix instruction")
+    return found
+
+
+def line(row: dict[str, Any]) -> str:
+    tile = "/".join(str(value) for value in row["tile"].values())
+    form = ("direct" if row["direct"] else "projected") + (" grid" if row["grid"] else "")
+    return (
+        f"sm_{row['arch']:<4}{row['precision']:<5}{form:<15}{tile:<19}{row['registers']:>4} regs"
+        f"{row['spill']:>6} spill{row['shared'] // 1024:>5} KiB  {row['instruction']:<16}{'; '.join(row['misses'])}"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compile_report", description=__doc__)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="also write compile-report.json there")
+    parser.add_argument("--quick", action="store_true", help="only fp16 with coordinate tensors")
+    args = parser.parse_args(argv)
+    rows = []
+    for case in cases(args.quick):
+        rows.append(compile_case(case))
+        print(line(rows[-1]), flush=True)
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+        report = {"triton": triton.__version__, "torch": torch.__version__, "kernels": rows}
+        (args.out / "compile-report.json").write_text(json.dumps(report, indent=1) + "\n")
+    failed = [row for row in rows if row["misses"]]
+    print(f"{len(rows)} kernels, {len(failed)} with misses")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""Backend `triton`: the fused kernel (kernels/) on a GPU; with TRITON_INTERPRET=1 set, in Python on CPU tensors."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from liif_fast import geometry, ops, reference
+from liif_fast.geometry import Grid, Window
+from liif_fast.params import DecoderParams
+
+NAME = "triton"
+DIRECT = True  # it can unfold the features itself
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+MIN_CAPABILITY = (8, 0)
+MAX_WIDTH, MAX_OUT = 256, 16
+
+INSTALLED = find_spec("triton") is not None
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+# Largest difference from float32 PyTorch that the small case of `unchosen_reason` may show; its outputs are near 1.
+PROOF_TOLERANCE = {"fp32": 1e-5, "tf32": 5e-3, "fp16": 5e-3, "bf16": 4e-2}
+_proofs: dict[tuple[int, str], str | None] = {}
+
+
+def unusable_reason(device: torch.device, precision: str, params: DecoderParams | None = None) -> str | None:
+    """Why this cannot run, or None."""
+    return _unfit_device(device, precision) or (None if params is None else _unfit_decoder(params))
+
+
+@torch.compiler.assume_constant_result
+def _unfit_device(device: torch.device, precision: str) -> str | None:
+    if not INSTALLED:
+        return "the package triton is not installed; CUDA builds of PyTorch bring it, else: pip install triton"
+    if precision not in PRECISIONS:
+        return f"expected precision {', '.join(PRECISIONS)}, got {precision!r}"
+    if device.type == "cpu" and INTERPRETED:
+        if precision in ("bf16", "tf32"):
+            return f"{precision} needs a GPU, Triton's interpreter gets it wrong; use fp16 or fp32"
+        return None
+    if device.type != "cuda":
+        return f"expected tensors on a CUDA device, got {device}; or set TRITON_INTERPRET=1 to try it on a CPU"
+    if not torch.cuda.is_available():
+        return "PyTorch sees no CUDA device"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < MIN_CAPABILITY:
+        return f"expected compute capability 8.0 or newer, got {capability[0]}.{capability[1]}; use backend='torch'"
+    return None
+
+
+def _unfit_decoder(params: DecoderParams) -> str | None:
+    widths = set(params.hidden)
+    if len(widths) != 1 or max(widths) > MAX_WIDTH:
+        return f"expected hidden layers of one width up to {MAX_WIDTH}, got {list(params.hidden)}; use backend='torch'"
+    if params.out_dim > MAX_OUT:
+        return f"expected at most {MAX_OUT} outputs, got {params.out_dim}; use backend='torch'"
+    return None
+
+
+@torch.compiler.assume_constant_result
+def unchosen_reason(device: torch.device, precision: str) -> str | None:
+    """Why `auto` leaves this backend alone although it can run, or None.
+
+    The kernels are compiled for each device by whatever Triton is installed there, so the first choice on a device
+    compares a small case with PyTorch; `auto` takes the backend only where that agrees.
+    """
+    if device.type != "cuda":
+        return "interpreted in Python"
+    index = torch.cuda.current_device() if device.index is None else device.index
+    if (index, precision) not in _proofs:
+        if torch.cuda.is_current_stream_capturing():
+            return "not yet compared with PyTorch on this device; run it once before the capture"
+        _proofs[index, precision] = _disproof(torch.device("cuda", index), precision)
+    return _proofs[index, precision]
+
+
+@torch.no_grad()
+def _disproof(device: torch.device, precision: str) -> str | None:
+    """What is wrong with the kernel on a device: both prologues on a case with edges and ties; None if nothing is."""
+    generator = torch.Generator().manual_seed(0)
+    widths = [16 * 9 + 4, 64, 64, 64, 3]
+    weights = [torch.rand(n, m, generator=generator) * 2 - 1 for m, n in pairwise(widths)]
+    scaled = tuple((weight * (3 / weight.shape[1]) ** 0.5).to(device) for weight in weights)
+    biases = tuple((torch.rand(n, generator=generator) - 0.5).to(device) for n in widths[1:])
+    params = DecoderParams(scaled, biases, 16)
+    feat = (torch.rand(1, 16, 5, 7, generator=generator) * 2 - 1).to(device)
+    grid = Grid((10, 21), geometry.Box(0, 0, 10, 21))
+    coord, cell = geometry.grid_queries(grid, 1, device)
+    try:
+        with torch.autocast(device.type, enabled=False):
+            want = reference.query(feat.double(), coord, cell, _double(params))
+            answers = [run(feat, where, params, Window(5, 7), precision, True) for where in ((coord, cell), grid)]
+    # Whatever a compiler or driver raises, the answer is to use another backend.
+    except Exception as error:
+        return f"it failed its first use on this device: {type(error).__name__}: {error}".splitlines()[0]
+    worst = max(float((answer - want).abs().max() / want.abs().max()) for answer in answers)
+    if not worst <= PROOF_TOLERANCE[precision]:
+        return f"its first use on this device differed from PyTorch by {worst:.1e} of the largest value"
+    return None
+
+
+def _double(params: DecoderParams) -> DecoderParams:
+    weights, biases = ([t.double() for t in tensors] for tensors in (params.weights, params.biases))
+    return DecoderParams(tuple(weights), tuple(biases), params.channels)
+
+
+def detail() -> str:
+    if INTERPRETED:
+        return "interpreted in Python (TRITON_INTERPRET=1): for tests, very slow"
+    device = torch.cuda.current_device()
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"{torch.cuda.get_device_name(device)}, compute capability {major}.{minor}"
+
+
+def run(
+    source: Tensor,
+    where: tuple[Tensor, Tensor | None] | Grid,
+    params: DecoderParams,
+    window: Window,
+    precision: str,
+    direct: bool = False,
+) -> Tensor:
+    """-> [B, Q, out_dim] float32, without a gradient.
+
+    source: projected map [B, h, w, N0], or with `direct` the features [B, C, h, w].
+    where: (coord, cell) [B, Q, 2], or a grid.
+    """
+    return ops.ask(source, where, params, window, NAME, precision, direct)

@@ -1,0 +1,237 @@
+"""The Triton kernel against float64 truth: on the GPU where there is one, else by Triton's interpreter on the CPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import GoldenCase, golden_cases, random_params, seeded
+from test_functional import SWITCHES, random_queries, to_double
+from torch import Tensor
+
+from liif_fast import backends, ops, reference
+from liif_fast.backends import gpu
+from liif_fast.errors import BackendError, UsageError
+from liif_fast.functional import Window, project, query, query_grid
+from liif_fast.geometry import Box, Grid, make_cell, make_coord
+from liif_fast.params import DecoderParams
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+# PyTorch's own half precision is compared on the same device; the interpreter gets bf16 wrong.
+PRECISIONS = ("fp32", "fp16", "bf16", "tf32") if DEVICE.type == "cuda" else ("fp32", "fp16")
+FLOORS = {"fp32": 1e-6, "tf32": 1e-3, "fp16": 1e-3, "bf16": 1e-2}
+PROLOGUES = ("projected", "direct")
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.skipif(
+    gpu.unusable_reason(DEVICE, "fp32") is not None, reason=str(gpu.unusable_reason(DEVICE, "fp32"))
+)
+
+
+def on_device(params: DecoderParams) -> DecoderParams:
+    weights, biases = ([t.to(DEVICE) for t in tensors] for tensors in (params.weights, params.biases))
+    return DecoderParams(
+        tuple(weights), tuple(biases), params.channels, params.local_ensemble, params.feat_unfold, params.cell_decode
+    )
+
+
+def check(
+    feat: Tensor, coord: Tensor, cell: Tensor | None, params: DecoderParams, prologue: str, precision: str
+) -> None:
+    """The kernel's error is at most twice that of PyTorch at the same precision, plus a floor."""
+    truth = reference.query(feat.double(), coord, cell, to_double(params))
+    options = {"precision": precision}
+    on_cpu_fp16 = precision == "fp16" and DEVICE.type == "cpu"
+    own = query(feat, coord, cell, params, backend="torch", precision="fp32" if on_cpu_fp16 else precision)
+    got = query(feat, coord, cell, params, backend="triton", prologue=prologue, **options)
+    assert got.shape == truth.shape
+    assert torch.isfinite(got).all()
+    limit = 2 * (own - truth).abs().max() + FLOORS[precision] * max(1.0, float(truth.abs().max()))
+    assert (got - truth).abs().max() <= limit
+
+
+@pytest.mark.parametrize("prologue", PROLOGUES)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_every_switch_at_awkward_sizes(switches: tuple[bool, bool, bool], precision: str, prologue: str) -> None:
+    names = ("local_ensemble", "feat_unfold", "cell_decode")
+    for batch, size, count, width, depth in ((1, (1, 1), 1, 16, 1), (2, (3, 7), 63, 24, 2), (1, (9, 4), 129, 40, 3)):
+        params = random_params(5, [width] * depth, seed=7, **dict(zip(names, switches, strict=True)))
+        feat = seeded((batch, 5, *size), 1, 1).to(DEVICE)
+        coord, cell = (t.to(DEVICE) for t in random_queries(batch, count))
+        check(feat, coord, cell, on_device(params), prologue, precision)
+
+
+@pytest.mark.parametrize("prologue", PROLOGUES)
+@pytest.mark.parametrize("depth", [1, 2, 3, 4, 5])
+def test_every_depth(depth: int, prologue: str) -> None:
+    params = on_device(random_params(20, [32] * depth, out_dim=5, seed=3))
+    feat = seeded((1, 20, 6, 5), 1, 1).to(DEVICE)
+    coord, cell = (t.to(DEVICE) for t in random_queries(1, 40))
+    check(feat, coord, cell, params, prologue, "fp32")
+
+
+def light(case: GoldenCase) -> bool:
+    """Cases that the interpreter can run in seconds; on a GPU all of them run."""
+    wide = max(case.params.hidden) > 64 or case.coord.shape[1] > 1600
+    return len(set(case.params.hidden)) == 1 and (DEVICE.type == "cuda" or not wide)
+
+
+@pytest.mark.parametrize("case", [case for case in golden_cases() if light(case)], ids=lambda case: case.name)
+@pytest.mark.parametrize("prologue", PROLOGUES)
+def test_golden_output(case: GoldenCase, prologue: str) -> None:
+    """Ties and edges are among them: a wrong neighbour shows at once."""
+    got = query(
+        *(t.to(DEVICE) for t in (case.feat, case.coord, case.cell)),
+        on_device(case.params),
+        backend="triton",
+        prologue=prologue,
+        precision="fp32",
+    )
+    torch.testing.assert_close(got.cpu(), case.out, rtol=0, atol=4e-7)
+
+
+def test_the_published_width() -> None:
+    params = on_device(random_params(64, [256] * 4, seed=71))
+    feat = seeded((1, 64, 6, 9), 1, 1).to(DEVICE)
+    coord, cell = (t.to(DEVICE) for t in random_queries(1, 65))
+    for prologue in PROLOGUES:
+        for precision in PRECISIONS:
+            check(feat, coord, cell, params, prologue, precision)
+
+
+@pytest.mark.parametrize("prologue", PROLOGUES)
+def test_a_grid_gives_the_numbers_of_its_coordinates(prologue: str) -> None:
+    params = on_device(random_params(4, [16, 16]))
+    feat = seeded((2, 4, 5, 6), 1, 1).to(DEVICE)
+    size, box = (13, 17), Box(3, 2, 7, 9)
+    coord = make_coord(size).view(*size, 2)[3:10, 2:11].reshape(1, -1, 2).expand(2, -1, -1).to(DEVICE)
+    cell = make_cell(size, count=63).expand(2, -1, -1).to(DEVICE)
+    options = {"backend": "triton", "prologue": prologue, "precision": "fp32"}
+    want = query(feat, coord, cell, params, **options)
+    assert torch.equal(query_grid(feat, size, params, box=box, **options), want)
+
+
+@pytest.mark.parametrize("prologue", PROLOGUES)
+def test_any_layout_of_features(prologue: str) -> None:
+    params = on_device(random_params(4, [16, 16]))
+    plain = seeded((1, 4, 6, 8), 1, 1).to(DEVICE)
+    coord, cell = (t.to(DEVICE) for t in random_queries(1, 30))
+    options = {"backend": "triton", "prologue": prologue, "precision": "fp32"}
+    want = query(plain, coord, cell, params, **options)
+    spread = torch.zeros(1, 8, 6, 16, device=DEVICE)[:, ::2, :, ::2].copy_(plain)
+    for feat in (plain.contiguous(memory_format=torch.channels_last), spread):
+        assert torch.equal(query(feat, coord, cell, params, **options), want)
+    strided = torch.stack([coord, coord], dim=-1)[..., 0]
+    assert torch.equal(query(plain, strided, cell[:, :1].expand_as(cell).clone().copy_(cell), params, **options), want)
+
+
+def test_windows_equal_the_whole() -> None:
+    params = on_device(random_params(3, [8, 8]))
+    feat = seeded((1, 3, 12, 10), 1, 1).to(DEVICE)
+    grid_box = Box(10, 5, 10, 10)
+    projected = project(feat, params)
+    options = {"backend": "triton", "precision": "fp32"}
+    whole = query_grid(None, (31, 27), params, box=grid_box, projected=projected, **options)
+    part = projected[:, 2:10, 1:8]
+    got = query_grid(None, (31, 27), params, box=grid_box, projected=part, window=Window(12, 10, 2, 1), **options)
+    assert torch.equal(got, whole)
+
+
+def test_the_cheaper_prologue_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few queries on a large map unfold inside of the kernel, many go through a projection."""
+    kernels = []
+    monkeypatch.setitem(ops.KERNELS, "triton", lambda *args: kernels.append(args[1]) or torch.zeros(1, 1, 3))
+    params = random_params(4, [16])
+    for side, count, direct in ((20, 99, True), (20, 100, False), (4, 4, False)):
+        coord, cell = random_queries(1, count)
+        query(seeded((1, 4, side, side), 1, 1), coord, cell, params, backend="triton")
+        assert (kernels.pop() is not None) is direct
+
+
+def test_what_the_kernel_cannot_run_is_said_and_falls_back() -> None:
+    coord, cell = (t.to(DEVICE) for t in random_queries(1, 9))
+    feat = seeded((1, 4, 5, 6), 1, 1).to(DEVICE)
+    for hidden, out_dim, message in (([16, 24], 3, "one width"), ([512], 3, "one width"), ([16], 17, "16 outputs")):
+        params = on_device(random_params(4, hidden, out_dim=out_dim))
+        with pytest.raises(BackendError, match=message):
+            query(feat, coord, cell, params, backend="triton", precision="fp32")
+        want = query(feat, coord, cell, params, backend="torch")
+        torch.testing.assert_close(query(feat, coord, cell, params), want, rtol=0, atol=1e-6)
+
+
+def test_bad_arguments() -> None:
+    params = on_device(random_params(4, [16]))
+    coord, cell = (t.to(DEVICE) for t in random_queries(1, 9))
+    feat = seeded((1, 4, 5, 6), 1, 1).to(DEVICE)
+    with pytest.raises(UsageError, match="prologue: expected one of auto"):
+        query(feat, coord, cell, params, backend="triton", prologue="inside")
+    with pytest.raises(UsageError, match="reads projected maps only"):
+        query(feat, coord, cell, params, backend="torch", prologue="direct")
+    with pytest.raises(UsageError, match="box: expected a part of a 4 x 4 output"):
+        query_grid(feat, (4, 4), params, box=Box(0, 0, 5, 1))
+
+
+def test_opcheck() -> None:
+    params = on_device(random_params(4, [16, 16]))
+    kernel, rest = params.split()
+    feat = seeded((1, 4, 5, 6), 1, 1).to(DEVICE)
+    coord, cell = (t.to(DEVICE) for t in random_queries(1, 9))
+    shared = (rest, list(params.weights[1:]), list(params.biases), True, [5, 6, 0, 0], "triton", "fp32")
+    torch.library.opcheck(torch.ops.liif_fast.query.default, (feat, kernel, coord, cell, [], *shared))
+    torch.library.opcheck(
+        torch.ops.liif_fast.query.default, (project(feat, params), None, None, None, [9, 8, 1, 2, 3, 4], *shared)
+    )
+
+
+def test_auto_never_takes_the_interpreter() -> None:
+    """On a GPU `auto` takes the kernel where its first use agreed with PyTorch, on a CPU never."""
+    params = random_params(4, [16])
+    chosen = backends.select("auto", DEVICE, "fp32", params)
+    assert chosen == ("triton" if DEVICE.type == "cuda" else backends.select("auto", torch.device("cpu"), "fp32"))
+    assert DEVICE.type == "cuda" or chosen != "triton"
+
+
+def test_the_proof_on_a_device_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gpu._disproof(DEVICE, "fp32") is None
+    right = ops.KERNELS["triton"]
+    monkeypatch.setitem(ops.KERNELS, "triton", lambda *args: right(*args) * 1.001)
+    assert "differed from PyTorch" in str(gpu._disproof(DEVICE, "fp32"))
+    monkeypatch.setitem(ops.KERNELS, "triton", lambda *args: 1 / 0)
+    assert "ZeroDivisionError" in str(gpu._disproof(DEVICE, "fp32"))
+
+
+def test_every_generation_compiles_without_a_gpu() -> None:
+    """Registers, spills, shared memory, matrix instructions of one configuration and prologue a generation."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "benchmarks.compile_report", "--quick"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "12 kernels, 0 with misses"
+
+
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a GPU")
+def test_graph_capture_and_other_streams() -> None:
+    params = on_device(random_params(8, [64] * 3))
+    feat = seeded((1, 8, 9, 7), 1, 1).to(DEVICE)
+    grid = Grid((20, 30), Box(0, 0, 20, 30))
+
+    def run() -> Tensor:
+        return query_grid(feat, grid.size, params, backend="triton", precision="fp16")
+
+    want = run()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        assert torch.equal(run(), want)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run()
+    captured.zero_()
+    graph.replay()
+    assert torch.equal(captured, want)
