@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from liif_fast import functional, reference
-from liif_fast.geometry import Box, Grid, Window, grid_queries
+from liif_fast.box import Box
+from liif_fast.geometry import Grid, Window, grid_queries
 from liif_fast.params import DecoderParams
 
 ROOT = Path(__file__).resolve().parents[1]

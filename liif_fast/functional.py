@@ -8,8 +8,9 @@ from torch import Tensor
 
 from liif_fast import backends, reference
 from liif_fast.backends import pytorch
+from liif_fast.box import Box
 from liif_fast.errors import UsageError
-from liif_fast.geometry import Box, Grid, Window, grid_queries
+from liif_fast.geometry import Grid, Window, grid_queries
 from liif_fast.params import DecoderParams
 
 __all__ = ["Window", "project", "query", "query_grid", "resolve_precision"]

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from liif_fast.box import Box
+
 SHIFT_EPS = 1e-6  # moves the four look-ups off the pixel borders, on which they would all fall at a pixel's centre
 CLAMP = 1 - 1e-6  # keeps the look-ups inside the map
 AREA_EPS = 1e-9  # keeps the sum of the areas above zero
@@ -25,27 +27,6 @@ class Window(NamedTuple):
     width: int
     top: int = 0
     left: int = 0
-
-
-class Box(NamedTuple):
-    """A rectangle of pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-    @property
-    def bottom(self) -> int:
-        return self.top + self.height
-
-    @property
-    def right(self) -> int:
-        return self.left + self.width
-
-    @property
-    def pixels(self) -> int:
-        return self.height * self.width
 
 
 class Grid(NamedTuple):

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from liif_fast import extension
-from liif_fast.geometry import Box, Grid, Window, grid_queries
+from liif_fast.box import Box
+from liif_fast.geometry import Grid, Window, grid_queries
 from liif_fast.params import DecoderParams
 
 SCHEMA = (

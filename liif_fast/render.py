@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from liif_fast import backends, functional, geometry
+from liif_fast.box import Box
 from liif_fast.encoding import Encoding, encoder_of, input_channels, norm, placement
 from liif_fast.errors import LiifError, UsageError
-from liif_fast.geometry import Box, Window
+from liif_fast.geometry import Window
 from liif_fast.params import DecoderParams, linear_layers
 from liif_fast.tiling import (
     SMALLEST,

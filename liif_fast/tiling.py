@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from liif_fast.box import Box
 from liif_fast.errors import ImageError, UsageError
-from liif_fast.geometry import Box
 
 MAX_PIXELS = 400_000_000  # output pixels beyond which a picture must be asked for twice (400 megapixels)
 MAX_SCALE = 1_000.0

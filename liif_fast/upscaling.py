@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from liif_fast import checkpoint, tiling
+from liif_fast.box import Box
 from liif_fast.encoding import INTEGER_MAX as FULL
 from liif_fast.encoding import input_channels
 from liif_fast.errors import ImageError, UsageError
-from liif_fast.geometry import Box
 from liif_fast.image import plain
 from liif_fast.render import Progress, pieces
 from liif_fast.tiling import Target

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from liif_fast import backends, ops, reference
 from liif_fast.backends import gpu
+from liif_fast.box import Box
 from liif_fast.errors import BackendError, UsageError
 from liif_fast.functional import Window, project, query, query_grid
-from liif_fast.geometry import Box, Grid, make_cell, make_coord
+from liif_fast.geometry import Grid, make_cell, make_coord
 from liif_fast.params import DecoderParams
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

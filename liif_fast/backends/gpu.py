@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from liif_fast import geometry, ops, reference
+from liif_fast.box import Box
 from liif_fast.geometry import Grid, Window
 from liif_fast.params import DecoderParams
 
@@ -88,7 +89,7 @@ def _disproof(device: torch.device, precision: str) -> str | None:
     biases = tuple((torch.rand(n, generator=generator) - 0.5).to(device) for n in widths[1:])
     params = DecoderParams(scaled, biases, 16)
     feat = (torch.rand(1, 16, 5, 7, generator=generator) * 2 - 1).to(device)
-    grid = Grid((10, 21), geometry.Box(0, 0, 10, 21))
+    grid = Grid((10, 21), Box(0, 0, 10, 21))
     coord, cell = geometry.grid_queries(grid, 1, device)
     try:
         with torch.autocast(device.type, enabled=False):
