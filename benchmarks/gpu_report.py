@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from benchmarks.machine import describe
 from liif_fast import functional, reference
 from liif_fast.box import Box
 from liif_fast.geometry import Grid, Window, grid_queries
@@ -206,16 +207,9 @@ def suite() -> dict[str, Any]:
 def about(device: torch.device) -> dict[str, Any]:
     import triton
 
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu, interpreted"
-    return {
-        "device": name,
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "triton": triton.__version__,
-        "commit": git.stdout.strip() or "unknown",
-        "date": time.strftime("%Y-%m-%d"),
-    }
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "none, interpreted"
+    versions = {"cuda": torch.version.cuda, "triton": triton.__version__, "date": time.strftime("%Y-%m-%d")}
+    return {"gpu": name, **versions, **describe()}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,7 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from liif_fast import geometry, tiling
-from liif_fast.tiling import Box, Span
+from liif_fast.box import Box
+from liif_fast.tiling import Span
 
 sides = st.integers(1, 150)
 
