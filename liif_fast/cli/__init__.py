@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from liif_fast import __version__
 
-COMMANDS = ("upscale", "info", "train")
+COMMANDS = ("upscale", "info", "train", "tune")
 USAGE = 2
 INTERRUPTED = 130
 
