@@ -22,6 +22,8 @@ ELSEWHERE = {
     "pip install .": "tests/test_install.py builds and installs the package",
     "pip install --no-build-isolation .": "tests/test_install.py builds and installs the package",
     ".venv/bin/pre-commit install": "test_hooks_are_valid",
+    "python -m benchmarks.compile_report --quick": "tests/test_triton.py runs it",
+    "python -m benchmarks.gpu_report --out benchmarks/results/": "tests/test_triton.py runs it on tiny shapes",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from conftest import GoldenCase, golden_cases, random_params, seeded
 from test_functional import SWITCHES, random_queries, to_double
 from torch import Tensor
 
+from benchmarks import gpu_report
 from liif_fast import backends, ops, reference
 from liif_fast.backends import gpu
 from liif_fast.box import Box
@@ -213,6 +215,22 @@ def test_every_generation_compiles_without_a_gpu() -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "12 kernels, 0 with misses"
+
+
+def test_the_gpu_report_runs_on_tiny_shapes(tmp_path: Path) -> None:
+    """So that the first run on a GPU fails on nothing but the GPU."""
+    assert gpu_report.main(["--smoke", "--no-compile", "--rounds", "1", "--out", str(tmp_path)]) == 0
+    report = json.loads((tmp_path / "gpu-report.json").read_text())
+    assert {"gpu", "torch", "triton", "commit", "fp16_matrix_peak"} <= report.keys()
+    errors = [row["relative_error"] for row in report["rows"] if row["relative_error"] is not None]
+    assert len(errors) == 12
+    assert max(errors) < 5e-3
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="about machines without a GPU")
+def test_the_gpu_report_says_that_there_is_no_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu_report.main(["--out", str(tmp_path)]) == 2
+    assert "expected a CUDA GPU" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a GPU")
