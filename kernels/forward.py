@@ -118,7 +118,7 @@ def _rest_of_mlp(
 # Sizes vary from tile to tile of a picture; a kernel compiled for each multiple of 16 among them would gain nothing.
 SIZES = (
     *("queries", "grid_top", "grid_left", "grid_width", "height", "width", "top", "left", "map_height", "map_width"),
-    *("coord_b", "cell_b", "stride_b"),
+    *("coord_b", "cell_b"),
 )
 
 
