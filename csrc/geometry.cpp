@@ -30,14 +30,11 @@ Axis::Axis(int64_t size, bool local_ensemble)
 
 int64_t Axis::nearest(float coord, int side) const {
     const float look = coord + shifts_[side];
-    // Comparisons with NaN are false, so it falls through both bounds and is caught below.
+    // Comparisons with NaN are false, so it falls through both bounds; as an integer it is some number, bounded below.
     const float clamped = look < -kClamp ? -kClamp : (look > kClamp ? kClamp : look);
     const float position = ((clamped + 1) * scale_ - 1) / 2;
-    if (std::isnan(position)) {
-        return 0;
-    }
     // The default rounding mode takes halves to the even pixel.
-    const int64_t pixel = static_cast<int64_t>(std::nearbyintf(position));
+    const int64_t pixel = std::llrintf(position);
     return std::min(std::max<int64_t>(pixel, 0), size_ - 1);
 }
 

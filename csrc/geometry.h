@@ -11,7 +11,7 @@ class Axis {
   public:
     Axis(int64_t size, bool local_ensemble);
 
-    // Pixel nearest to coord shifted by side (0: towards -1, 1: towards +1); pixel 0 for NaN.
+    // Pixel nearest to coord shifted by side (0: towards -1, 1: towards +1); any pixel for NaN.
     int64_t nearest(float coord, int side) const;
 
     // Unshifted, unclamped offset from a pixel's centre, in half pixels.

@@ -140,23 +140,40 @@ class Bf16Layer final : public Layer {
 };
 #endif
 
-// Whether a small layer can be run: brgemm throws on a processor that it has no kernel for.
+// Whether a small layer runs and is right: brgemm throws on a processor that it has no kernel for. The sizes are odd,
+// so that paddings and a partial panel are looked at too.
 template <typename L>
 bool runs() {
-    constexpr int64_t width = 16;
-    const Buffer<float> weight(width * width), in(width * width), out(width * width), bias(width);
-    std::fill_n(weight.get(), width * width, 0.0f);
-    std::fill_n(in.get(), width * width, 0.0f);
-    std::fill_n(bias.get(), width, 0.0f);
+    constexpr int64_t in = 37, out = 83, rows = 3;
+    const Buffer<float> weight(out * in), bias(out), from(rows * padded(in)), to(rows * padded(out));
+    for (int64_t i = 0; i < out * in; ++i) {
+        weight[static_cast<size_t>(i)] = static_cast<float>(i * 7 % 11) - 4;
+    }
+    for (int64_t i = 0; i < rows * padded(in); ++i) {
+        from[static_cast<size_t>(i)] = static_cast<float>(i * 5 % 13);
+    }
+    std::fill_n(bias.get(), out, 0.5f);
     try {
-        const L layer({weight.get(), bias.get(), width, width});
+        const L layer({weight.get(), bias.get(), in, out});
         const Buffer<char> scratch(layer.scratch_bytes());
-        layer.forward({width, {}}, in.get(), out.get(), scratch.get());
+        layer.forward({rows, {}}, from.get(), to.get(), scratch.get());
         layer.release();
-        return true;
     } catch (const std::exception&) {
         return false;
     }
+    // Small whole numbers, so that bfloat16 inputs and float32 sums are exact.
+    for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t n = 0; n < out; ++n) {
+            float sum = 0.5f;
+            for (int64_t k = 0; k < in; ++k) {
+                sum += from[static_cast<size_t>(r * padded(in) + k)] * weight[static_cast<size_t>(n * in + k)];
+            }
+            if (to[static_cast<size_t>(r * padded(out) + n)] != std::max(sum, 0.0f)) {
+                return false;
+            }
+        }
+    }
+    return true;
 }
 
 }  // namespace

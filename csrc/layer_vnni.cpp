@@ -32,6 +32,7 @@ float largest_input(int64_t width) {
 // What a column's weights are multiplied by; NaN if one of them is not finite.
 float column_scale(const float* weight, int64_t width) {
     double sum = 0, largest = 0;
+#pragma omp simd reduction(+ : sum) reduction(max : largest)
     for (int64_t k = 0; k < width; ++k) {
         sum += std::fabs(weight[k]);
         largest = std::max<double>(largest, std::fabs(weight[k]));
@@ -45,8 +46,8 @@ float column_scale(const float* weight, int64_t width) {
 }
 
 int16_t fixed_point(float value) {
-    return static_cast<int16_t>(std::isnan(value) ? 0.0f
-                                                  : std::min(std::max(std::nearbyintf(value), -32767.0f), 32767.0f));
+    const float bounded = value > -32767.0f ? std::min(value, 32767.0f) : -32767.0f;
+    return static_cast<int16_t>(std::lrintf(bounded));
 }
 
 // 16-bit words of a stored row of a panel: pairs of vectors share 32 words, the last one has 32 for itself.
