@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from importlib.util import find_spec
 from itertools import pairwise
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from liif_fast.box import Box
 from liif_fast.geometry import Grid, Window
 from liif_fast.params import DecoderParams
 
+F = TypeVar("F", bound=Callable[..., Any])
 NAME = "triton"
 DIRECT = True  # it can unfold the features itself
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
@@ -28,12 +31,21 @@ PROOF_TOLERANCE = {"fp32": 1e-5, "tf32": 5e-3, "fp16": 5e-3, "bf16": 4e-2}
 _proofs: dict[tuple[int, str], str | None] = {}
 
 
+def _constant(function: F) -> F:
+    """Dynamo's mark for a function whose result does not change while the program runs.
+
+    torch.compiler.assume_constant_result sets the same mark, but imports Dynamo and Triton: a second at every start.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
 def unusable_reason(device: torch.device, precision: str, params: DecoderParams | None = None) -> str | None:
     """Why this cannot run, or None."""
     return _unfit_device(device, precision) or (None if params is None else _unfit_decoder(params))
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def _unfit_device(device: torch.device, precision: str) -> str | None:
     if not INSTALLED:
         return "the package triton is not installed; CUDA builds of PyTorch bring it, else: pip install triton"
@@ -62,7 +74,7 @@ def _unfit_decoder(params: DecoderParams) -> str | None:
     return None
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def unchosen_reason(device: torch.device, precision: str) -> str | None:
     """Why `auto` leaves this backend alone although it can run, or None.
 
