@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -120,6 +121,15 @@ def test_upscale_commands_give_the_sizes_they_ask_for(desk: Path) -> None:
 @pytest.mark.parametrize("block", blocks("python"), ids=str)
 def test_python(block: Block, desk: Path) -> None:
     run([sys.executable, "-W", "error", "-c", block.text], desk)
+
+
+def test_quality_is_as_measured() -> None:
+    measured = json.loads((ROOT / "benchmarks" / "results" / "default-model.json").read_text())["psnr"]
+    said = re.findall(r"\+(\d+\.\d\d) dB at (x\d+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert said
+    for gain, scale in said:
+        mean = measured[scale]["mean"]
+        assert float(gain) == pytest.approx(mean["model"] - mean["bicubic"], abs=0.006)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
