@@ -89,7 +89,8 @@ def save(model: nn.Module, path: PathLike, dtype: torch.dtype | None = None) -> 
         with replacing(file) as temporary:
             if file.suffix == SAFE:
                 metadata = {"format": "pt", "model": json.dumps(spec), "data_norm": json.dumps(data_norm)}
-                safetensors.torch.save_file(sd, temporary, metadata)
+                # Not save_file, which keeps the file from everybody but its owner.
+                temporary.write_bytes(safetensors.torch.save(sd, metadata))
             else:
                 torch.save({"model": {**spec, "sd": sd}, "data_norm": data_norm}, temporary)
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
