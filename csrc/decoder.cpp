@@ -52,25 +52,27 @@ bool Worker::look_up(const float* map, const float* coord, const float* cell, co
             known_h = cell_h;
             known_w = cell_w;
         }
+        int64_t rows[2], columns[2];
+        float rel_y[2], rel_x[2];
+        for (int side = 0; side < sides; ++side) {
+            rows[side] = d.y.nearest(at_y, side);
+            columns[side] = d.x.nearest(at_x, side);
+            rel_y[side] = d.y.offset(at_y, rows[side]);
+            rel_x[side] = d.x.offset(at_x, columns[side]);
+        }
         float areas[4], total = 0;
-        for (int side_y = 0; side_y < sides; ++side_y) {
-            const int64_t row = d.y.nearest(at_y, side_y);
-            const float rel_y = d.y.offset(at_y, row);
-            for (int side_x = 0; side_x < sides; ++side_x) {
-                const int64_t column = d.x.nearest(at_x, side_x);
-                const float rel_x = d.x.offset(at_x, column);
-                const int corner = side_y * sides + side_x;
-                areas[corner] = std::fabs(rel_y * rel_x) + kAreaEps;
-                total += areas[corner];
-                const int64_t inner_y = row - d.top, inner_x = column - d.left;
-                if (inner_y < 0 || inner_y >= d.height || inner_x < 0 || inner_x >= d.width) {
-                    return false;
-                }
-                const int64_t r = corner * count + q;
-                source_[static_cast<size_t>(r)] = map + (inner_y * d.width + inner_x) * d.n0;
-                first_layer(source_[static_cast<size_t>(r)], base_.get(), rel_y, rest_y, rel_x, rest_x, d.n0, relu,
-                            rows_[0].get() + r * stride);
+        for (int corner = 0; corner < sides * sides; ++corner) {
+            const int side_y = corner / sides, side_x = corner % sides;
+            const int64_t row = rows[side_y] - d.top, column = columns[side_x] - d.left;
+            if (row < 0 || row >= d.height || column < 0 || column >= d.width) {
+                return false;
             }
+            areas[corner] = std::fabs(rel_y[side_y] * rel_x[side_x]) + kAreaEps;
+            total += areas[corner];
+            const int64_t r = corner * count + q;
+            source_[static_cast<size_t>(r)] = map + (row * d.width + column) * d.n0;
+            first_layer(source_[static_cast<size_t>(r)], base_.get(), rel_y[side_y], rest_y, rel_x[side_x], rest_x,
+                        d.n0, relu, rows_[0].get() + r * stride);
         }
         // Each corner's share is the area on the diagonally opposite side.
         const int corners = sides * sides;
