@@ -204,7 +204,13 @@ def test_a_signal_while_rendering_ends_the_program_cleanly(number: int, desk: Pa
     command += ["--model", "model.safetensors"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
     before = names(desk)
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    # A shell's background jobs ignore SIGINT and hand that on; the program under test must not inherit it.
+    inherited = signal.signal(number, signal.default_int_handler)
+    try:
+        started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    finally:
+        signal.signal(number, inherited)
+    with started as process:
         # The folder is made just before the model is loaded and the work starts.
         deadline = time.monotonic() + 60
         while not (desk / "out").exists() and time.monotonic() < deadline:
