@@ -1,7 +1,7 @@
-// float32 layers for AVX-512. About half of what a ReLU lets through is zero, and neighbouring rows (the same feature
-// pixel seen from nearby queries) have their zeros in nearly the same places. So each block of rows gets a list of the
-// inputs that are not zero in all of its rows, and the multiplication walks that list. Skipping exact zeros changes no
-// sum (weights are finite).
+// float32 layers for AVX-512. Half or more of what leaves a ReLU is zero, and neighbouring rows (the same feature pixel
+// seen from nearby queries) have their zeros in nearly the same places. So each block of rows gets a list of the inputs
+// that are not zero in all of its rows, and the multiplication walks that list. Skipping exact zeros changes no sum,
+// except that an infinite weight times zero, NaN in a full product, is left out.
 #include "layer.h"
 
 #if defined(__x86_64__)
