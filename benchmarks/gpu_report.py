@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from benchmarks.decoder import CHUNK, FLOP_PER_PIXEL, WIDTHS
 from benchmarks.machine import describe
 from liif_fast import functional, reference
 from liif_fast.box import Box
@@ -28,10 +29,7 @@ from liif_fast.geometry import Grid, Window, grid_queries
 from liif_fast.params import DecoderParams
 
 ROOT = Path(__file__).resolve().parents[1]
-WIDTHS = (580, 256, 256, 256, 256, 3)
 CHANNELS = 64
-# Multiply-adds a query of the projected form: the four neighbours' hidden layers; never the operations saved.
-FLOP = 2 * 4 * 3 * 256 * 256
 SANITIZED = "test_every_depth or test_any_layout or test_windows"
 
 
@@ -97,8 +95,8 @@ class Problem:
             torch.set_float32_matmul_precision(matmul)
             with torch.no_grad(), torch.autocast(self.feat.device.type, dtype=torch.float16, enabled=autocast):
                 parts = [
-                    ask(self.feat, self.coord[:, q : q + 30_000], self.cell[:, q : q + 30_000], self.params)
-                    for q in range(0, self.coord.shape[1], 30_000)
+                    ask(self.feat, self.coord[:, q : q + CHUNK], self.cell[:, q : q + CHUNK], self.params)
+                    for q in range(0, self.coord.shape[1], CHUNK)
                 ]
             torch.set_float32_matmul_precision("highest")
             return torch.cat(parts, dim=1)
@@ -177,7 +175,7 @@ def measure(shape: Shape, device: torch.device, rounds: int, compiled: bool, pea
         yield {
             "shape": shape.name, "contender": name, "seconds": median, "least": min(values), "most": max(values),
             "times_published": base / median, "queries": problem.count,
-            "share_of_fp16_peak": FLOP * problem.count / median / peak,
+            "share_of_fp16_peak": FLOP_PER_PIXEL * problem.count / median / peak,
             "peak_bytes": memory.get(name), "relative_error": errors.get(name),
         }  # fmt: skip
 

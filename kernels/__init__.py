@@ -1,1 +1,1 @@
-"""GPU kernels in Triton, importable as liif_fast.kernels; none yet."""
+"""GPU kernels in Triton, importable as liif_fast.kernels: see forward.py."""

@@ -78,7 +78,7 @@ def query(
     source = _source(feat, projected, params)
     coord, cell = _check_query(source, coord, cell, params)
     plain = source.dtype == torch.float64 or _needs_grad(source, coord, cell, params)
-    return _run(feat, projected, (coord, cell), params, backend, precision, window, prologue, plain)
+    return _run(source, feat, projected, (coord, cell), params, backend, precision, window, prologue, plain)
 
 
 def query_grid(
@@ -103,10 +103,11 @@ def query_grid(
     if min(height, width, *box[2:]) < 1 or min(box[:2]) < 0 or box.bottom > height or box.right > width:
         raise UsageError(f"box: expected a part of a {height} x {width} output, got {tuple(box)}")
     plain = source.dtype == torch.float64 or _needs_grad(source, source, None, params)
-    return _run(feat, projected, Grid(size, box), params, backend, precision, window, prologue, plain)
+    return _run(source, feat, projected, Grid(size, box), params, backend, precision, window, prologue, plain)
 
 
 def _run(
+    source: Tensor,
     feat: Tensor | None,
     projected: Tensor | None,
     where: tuple[Tensor, Tensor | None] | Grid,
@@ -117,7 +118,6 @@ def _run(
     prologue: str,
     plain: bool,
 ) -> Tensor:
-    source = _source(feat, projected, params)
     precision = resolve_precision(precision, source)
     name = backends.select(backend, source.device, precision, params, plain=plain)
     queries = where.box.pixels if isinstance(where, Grid) else where[0].shape[1]

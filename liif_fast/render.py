@@ -17,7 +17,7 @@ from liif_fast import backends, functional, geometry
 from liif_fast.box import Box
 from liif_fast.encoding import Encoding, encoder_of, input_channels, norm, placement
 from liif_fast.errors import LiifError, UsageError
-from liif_fast.geometry import Window
+from liif_fast.geometry import Grid, Window, grid_queries
 from liif_fast.params import DecoderParams, linear_layers
 from liif_fast.tiling import (
     SMALLEST,
@@ -31,7 +31,7 @@ from liif_fast.tiling import (
 )
 
 Progress = Callable[[int, int], None]
-Decode = Callable[[Tensor, Tensor], Tensor]
+Decode = Callable[[Box], Tensor]
 
 MEMORY = 2**30  # bytes of working memory on the CPU, where nothing else is asked for
 BAND = 2**17  # queries at a time: their coordinates, cells and answers are small beside a tile
@@ -218,16 +218,15 @@ class _Job:
     def _tile(self, part: Box, report: Callable[[int], None], precision: str) -> Tensor | None:
         """[out_dim, height, width] float32 in [0, 1] on the input's device; None where it holds NaN or infinity."""
         decode = self._decoder(part, precision)
-        ys = geometry.axis_coord(self.size[0], device=self.device)[part.top : part.bottom]
-        xs = geometry.axis_coord(self.size[1], device=self.device)[part.left : part.right]
         most = PLAIN_BAND if self.backend in ("reference", MODEL) else BAND
         values: Tensor | None = None
         done = 0
-        for band in tiles(Box(0, 0, part.height, part.width), max(1, most // part.width), most):
-            answer = decode(ys[band.top : band.bottom], xs[band.left : band.right])
+        for band in tiles(part, max(1, most // part.width), most):
+            answer = decode(band)
             if values is None:
                 values = torch.empty(answer.shape[0], part.height, part.width, device=self.inp.device)
-            values[:, band.top : band.bottom, band.left : band.right] = answer
+            top, left = band.top - part.top, band.left - part.left
+            values[:, top : top + band.height, left : left + band.width] = answer
             done += band.pixels
             report(done)
         assert values is not None
@@ -236,39 +235,31 @@ class _Job:
         return values.mul_(self.gt_div).add_(self.gt_sub).clamp_(0, 1)
 
     def _decoder(self, part: Box, precision: str) -> Decode:
-        """A function of coordinates ys [h] and xs [w] that gives [out_dim, h, w], good for one tile."""
+        """A function of a band of the tile, placed in the whole output, that gives [out_dim, h, w] float32."""
         height, width = self.encoding.shape(precision)
         if self.backend == MODEL:
             self.encoding.whole(precision)
-            return lambda ys, xs: self._ask(self.model.query_rgb, ys, xs)
+            ask: Any = self.model.query_rgb
+            return lambda band: _picture(ask(*grid_queries(Grid(self.size, band), device=self.device)), band)
         unfold = 1 if self.params is not None and self.params.feat_unfold else 0
         rows = widen(feature_span(part.top, part.bottom, self.size[0], height), unfold, height)
         cols = widen(feature_span(part.left, part.right, self.size[1], width), unfold, width)
         window = Window(height, width, rows.start, cols.start)
         if self.params is None:
             feat = self.encoding.part(rows, cols, precision)
-            return lambda ys, xs: _nearest(feat, ys, xs, window)
-        params = self.params
-        options: dict[str, Any] = {"backend": self.backend, "precision": precision}
+            return lambda band: _nearest(feat, Grid(self.size, band), window)
+        options: dict[str, Any] = {"params": self.params, "backend": self.backend, "precision": precision}
         if self.backend == "reference":
-            feat = self.encoding.whole(precision)
-            return lambda ys, xs: self._ask(
-                lambda coord, cell: functional.query(feat, coord, cell, params, **options), ys, xs
-            )
-        projected = functional.project(self.encoding.part(rows, cols, precision), params, precision)
+            options["feat"] = self.encoding.whole(precision)
+        else:
+            projected = functional.project(self.encoding.part(rows, cols, precision), self.params, precision)
+            options |= {"feat": None, "projected": projected, "window": window}
+        return lambda band: _picture(functional.query_grid(size=self.size, box=band, **options), band)
 
-        def query(coord: Tensor, cell: Tensor) -> Tensor:
-            return functional.query(None, coord, cell, params, projected=projected, window=window, **options)
 
-        return lambda ys, xs: self._ask(query, ys, xs)
-
-    def _ask(self, query: Any, ys: Tensor, xs: Tensor) -> Tensor:
-        """The query's answers on a grid: [out_dim, h, w] float32."""
-        height, width = len(ys), len(xs)
-        coord = torch.stack(torch.meshgrid(ys, xs, indexing="ij"), dim=-1).view(1, -1, 2)
-        cell = geometry.make_cell(self.size, 1, device=self.device).expand(1, height * width, 2)
-        answer: Tensor = query(coord, cell)
-        return answer[0].float().t().reshape(-1, height, width)
+def _picture(answer: Tensor, band: Box) -> Tensor:
+    """Answers [1, pixels, out_dim] of a band as [out_dim, h, w] float32."""
+    return answer[0].float().t().reshape(-1, band.height, band.width)
 
 
 def _decoder_params(model: nn.Module) -> DecoderParams | None:
@@ -287,8 +278,11 @@ def _decoder_params(model: nn.Module) -> DecoderParams | None:
         return None
 
 
-def _nearest(feat: Tensor, ys: Tensor, xs: Tensor, window: Window) -> Tensor:
+def _nearest(feat: Tensor, grid: Grid, window: Window) -> Tensor:
     """The nearest feature at each point of a grid: [C, h, w] (what LIIF is without an MLP)."""
+    (height, width), box = grid
+    ys = geometry.axis_coord(height, device=feat.device)[box.top : box.bottom]
+    xs = geometry.axis_coord(width, device=feat.device)[box.left : box.right]
     rows = geometry.nearest_index(ys, window.height) - window.top
     cols = geometry.nearest_index(xs, window.width) - window.left
     return feat[0].float().index_select(1, rows).index_select(2, cols)
