@@ -52,12 +52,12 @@ def query(feat: Tensor, coord: Tensor, cell: Tensor | None, params: DecoderParam
         look = geometry.lookup_coord(coord, (height, width), shift, params.local_ensemble)
         rel = coord - sample_nearest(centres, look)
         rel = torch.stack([rel[..., 0] * height, rel[..., 1] * width], dim=-1)
-        columns = [sample_nearest(feat, look), rel.to(feat.dtype)]
+        rows = torch.cat([sample_nearest(feat, look), rel.to(feat.dtype)], dim=-1)
         if params.cell_decode:
             assert cell is not None
-            columns.append(geometry.relative_cell(cell, (height, width)).to(feat.dtype))
-        rows = torch.cat(columns, dim=-1).view(batch * queries, -1)
-        predictions.append(mlp(rows, params).view(batch, queries, -1))
+            # A second copy of the wide rows, as published: the oracle is also the baseline of every ratio.
+            rows = torch.cat([rows, geometry.relative_cell(cell, (height, width)).to(feat.dtype)], dim=-1)
+        predictions.append(mlp(rows.view(batch * queries, -1), params).view(batch, queries, -1))
         areas.append((rel[..., 0] * rel[..., 1]).abs() + geometry.AREA_EPS)
 
     result = torch.zeros_like(predictions[0])
