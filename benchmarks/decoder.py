@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import sys
 import time
@@ -148,12 +149,17 @@ def products() -> dict[str, tuple[float, Contender]]:
 
 
 def interleave(calls: dict[str, Contender], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every call, one of each in turn, after one round that does not count."""
+    """Seconds of every call, one of each a round, after one round that does not count.
+
+    The order is drawn anew for each round: what ran before leaves its clock frequency and its pages to the next.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
+    order, generator = list(calls), random.Random(0)
     for turn in range(rounds + 1):
-        for name, call in calls.items():
+        generator.shuffle(order)
+        for name in order:
             start = time.perf_counter()
-            call()
+            calls[name]()
             elapsed = time.perf_counter() - start
             if turn > 0:
                 seconds[name].append(elapsed)
