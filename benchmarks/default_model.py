@@ -1,6 +1,6 @@
 """PSNR of a model on photographs beside Pillow's bicubic and Lanczos filters.
 
-    python benchmarks/default_model.py PICTURE [PICTURE ...] [--model PATH] [--scales 2 3 4 6 8] [--out FILE.json]
+    python benchmarks/default_model.py PICTURE [PICTURE ...] [--model PATH] [--scales 2 3 4 6 8 12] [--out FILE.json]
 
 Each photograph is halved by Pillow's bicubic filter, so that the truth is sharp. Four square crops of it, centred on
 the points at a third and two thirds of its sides, are reduced by bicubic and brought back; all pixels and channels
@@ -56,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", type=Path, nargs="+")
     parser.add_argument("--model", default="default", help="checkpoint (default: the model of the package)")
-    parser.add_argument("--scales", type=float, nargs="+", default=[2, 3, 4, 6, 8])
+    parser.add_argument("--scales", type=float, nargs="+", default=[2, 3, 4, 6, 8, 12])
     parser.add_argument("--crop", type=int, default=384, help="side of the crops (384)")
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
