@@ -5,6 +5,8 @@ Slow on purpose: it unfolds the whole map for each call and runs the MLP four ti
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -76,3 +78,26 @@ def batched_query(
             for q in range(0, coord.shape[1], bsize)
         ]
     return torch.cat(chunks, dim=1)
+
+
+def metasr_query(feat: Tensor, coord: Tensor, cell: Tensor, imnet: Callable[[Tensor], Tensor]) -> Tensor:
+    """Meta-SR (Hu et al. 2019) as LIIF's authors publish it: each query's own weights times its unfolded feature.
+
+    feat [B, C, H, W]; coord and cell [B, Q, 2] in [-1, 1] units, (y, x) order; imnet maps [N, 3] in feat's dtype to
+    [N, 9 * C * out_dim]; returns [B, Q, out_dim] in feat's dtype. Dtypes are treated as by `query`.
+    """
+    batch, queries = coord.shape[:2]
+    height, width = feat.shape[-2:]
+    unfolded = F.unfold(feat, 3, padding=1).view(batch, -1, height, width)
+    # Meta-SR thinks in corners: of the pixel asked for, and of the feature's pixel that it falls into.
+    half = torch.tensor([(2 / height) / 2, (2 / width) / 2], device=feat.device)
+    corners = (geometry.make_coord((height, width), flatten=False, device=feat.device) - half).to(coord.dtype)
+    corners = corners.permute(2, 0, 1).unsqueeze(0).expand(batch, 2, height, width)
+    corner = coord - cell / 2
+    look = geometry.lookup_coord(corner, (height, width), (0, 0), local_ensemble=True)
+    place = corner - sample_nearest(corners, look)
+    place = torch.stack([place[..., 0] * (height / 2), place[..., 1] * (width / 2)], dim=-1)
+    zoom = cell[..., :1] * (height / 2)
+    weight = imnet(torch.cat([place, zoom], dim=-1).to(feat.dtype).view(batch * queries, 3))
+    picked = sample_nearest(unfolded, look).reshape(batch * queries, 1, -1)
+    return torch.bmm(picked, weight.view(batch * queries, picked.shape[-1], -1)).view(batch, queries, -1)

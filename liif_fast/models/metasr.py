@@ -1,4 +1,9 @@
-"""Meta-SR (Hu et al. 2019), in the form LIIF compares with: one predicted weight matrix for each query."""
+"""Meta-SR (Hu et al. 2019), in the form LIIF compares with: one predicted weight matrix for each query.
+
+The prediction's last layer is linear and so is its use, so they change places: contracted with the unfolded feature
+first, that layer is a ``[out_dim, 257]`` matrix for each input pixel (one 3 x 3 convolution of the map), and a query is
+the matrix of its pixel times the 256 hidden values and a one. `reference.metasr_query` is the published order.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +15,15 @@ from torch import Tensor, nn
 
 from liif_fast import geometry
 from liif_fast.errors import UsageError
+from liif_fast.geometry import Window
 from liif_fast.models.liif import Spec, default_data_norm, encoder_width
 from liif_fast.models.mlp import MLP
+from liif_fast.models.projection_cache import ProjectionCache, may_keep
 from liif_fast.models.registry import make, register, spec_of
 
 HIDDEN = 256
 COLORS = 3
+CHUNK = 1024  # queries at a time without gradients: their matrices, 3 kB each for RGB, then stay in the cache
 
 
 @register("metasr")
@@ -24,75 +32,154 @@ class MetaSR(nn.Module):
 
     Args:
         encoder_spec: spec of the encoder, or a module with `out_dim`.
-        chunk: queries decoded at once; each needs ``out_dim * 9 * 3`` predicted weights (7 kB at 64 channels).
+        out_dim: channels of the answer.
 
     Plain PyTorch on any device; the fused backends decode LIIF only.
     """
 
-    def __init__(self, encoder_spec: Spec, *, chunk: int = 4096) -> None:
+    def __init__(self, encoder_spec: Spec, *, out_dim: int = COLORS) -> None:
         super().__init__()
         self.encoder = make(encoder_spec)
-        self.imnet = MLP(3, encoder_width(self.encoder) * 9 * COLORS, [HIDDEN])
-        self.chunk = chunk
+        self.out_dim = out_dim
+        self.imnet = MLP(3, encoder_width(self.encoder) * 9 * out_dim, [HIDDEN])
         self.data_norm = default_data_norm()
         self.feat: Tensor | None = None
+        self._projections = ProjectionCache()
 
     @property
     def spec(self) -> dict[str, Any]:
         """The published spec of this model; UsageError if its encoder was not built from one."""
-        return {"name": "metasr", "args": {"encoder_spec": spec_of(self.encoder)}}
+        width = {} if self.out_dim == COLORS else {"out_dim": self.out_dim}
+        return {"name": "metasr", "args": {"encoder_spec": spec_of(self.encoder)} | width}
 
     def gen_feat(self, inp: Tensor) -> Tensor:
         """Encode ``inp [B, C_in, H, W]``; the feature map is kept as `feat`, and returned."""
+        self._projections.clear()
         self.feat = self.encoder(inp)
         return self.feat
 
     def query_rgb(self, coord: Tensor, cell: Tensor | None = None) -> Tensor:
-        """Decode at ``coord [B, Q, 2]`` for pixels of size ``cell [B, Q, 2]`` (float32, y and x): ``[B, Q, 3]``."""
-        if self.feat is None:
+        """Decode the kept feature map.
+
+        Args:
+            coord: ``[B, Q, 2]`` float32, (y, x), the picture spanning [-1, 1].
+            cell: ``[B, Q, 2]`` float32, height and width of the pixel asked for in the same unit.
+
+        Returns:
+            ``[B, Q, out_dim]`` in the features' dtype (float32 under autocast).
+
+        Raises:
+            UsageError: no feature map yet, or no cell of coord's shape.
+        """
+        feat = self.feat
+        if feat is None:
             raise UsageError("query_rgb expects a feature map, got none yet: call gen_feat(inp) first")
         if cell is None or cell.shape != coord.shape:
             got = None if cell is None else list(cell.shape)
             raise UsageError(f"query_rgb expects cell of coord's shape {list(coord.shape)}, got {got}")
-        # [B, H, W, C * 9]: what a query picks then lies together.
-        batch, _, height, width = self.feat.shape
-        unfolded = F.unfold(self.feat, 3, padding=1).transpose(1, 2).reshape(batch, height * width, -1)
-        parts = [
-            self._decode(unfolded, (height, width), c, s)
-            for c, s in zip(coord.float().split(self.chunk, 1), cell.float().split(self.chunk, 1), strict=True)
-        ]
-        return torch.cat(parts, dim=1)
-
-    def _decode(self, unfolded: Tensor, size: tuple[int, int], coord: Tensor, cell: Tensor) -> Tensor:
-        index, place = locate(size, coord, cell)
-        batch, queries = index.shape
-        picked = unfolded.gather(1, index.unsqueeze(-1).expand(-1, -1, unfolded.shape[-1]))
-        zoom = cell[..., :1] * (size[0] / 2)
-        weight = self.imnet(torch.cat([place, zoom], dim=-1).to(unfolded.dtype))
-        weight = weight.reshape(batch * queries, -1, COLORS)
-        return torch.bmm(picked.reshape(batch * queries, 1, -1), weight).reshape(batch, queries, COLORS)
+        window = Window(*feat.shape[2:])
+        if may_keep(feat, (feat, coord, cell, *self.imnet.parameters())):
+            weights = self._second_layer()
+            return self.decode(self._projections.keep(feat, weights, lambda: self.project(feat)), coord, cell, window)
+        if _few(feat, coord):
+            index, inputs = locate(coord, cell, window)
+            picked = F.linear(_neighbourhoods(feat, index), self._kernel().permute(0, 2, 3, 1).flatten(1))
+            return self._answer(picked, inputs)
+        return self._gather(self.project(feat), coord, cell, window)
 
     def forward(self, inp: Tensor, coord: Tensor, cell: Tensor | None = None) -> Tensor:
         """`gen_feat(inp)`, then `query_rgb(coord, cell)`."""
         self.gen_feat(inp)
         return self.query_rgb(coord, cell)
 
+    def project(self, feat: Tensor) -> Tensor:
+        """The matrix of each pixel of ``feat [B, C, H, W]``: ``[B, H, W, out_dim * 257]``, contiguous."""
+        feat = feat.contiguous(memory_format=torch.channels_last)
+        return F.conv2d(feat, self._kernel(), padding=1).permute(0, 2, 3, 1).contiguous()
 
-def locate(size: tuple[int, int], coord: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    """The pixel of an H x W feature map that each query falls into, and where in it.
+    def decode(self, projected: Tensor, coord: Tensor, cell: Tensor, window: Window) -> Tensor:
+        """`query_rgb` without gradients, from `project`'s matrices of the part `window` of the feature map.
+
+        Every query must fall into that part.
+        """
+        with torch.no_grad():
+            parts = zip(coord.split(CHUNK, 1), cell.split(CHUNK, 1), strict=True)
+            return torch.cat([self._gather(projected, *part, window) for part in parts], dim=1)
+
+    def _second_layer(self) -> tuple[Tensor, Tensor]:
+        """Weight ``[9 * C * out_dim, 256]`` and bias of the layer that predicts; rows run over c, ky, kx, colour."""
+        layer: Any = self.imnet.layers[-1]
+        return layer.weight, layer.bias
+
+    def _kernel(self) -> Tensor:
+        """The second layer, its bias as column 257, as a convolution ``[out_dim * 257, C, 3, 3]``."""
+        weight, bias = self._second_layer()
+        joined = torch.cat([weight, bias.unsqueeze(1)], dim=1).view(-1, 3, 3, self.out_dim, HIDDEN + 1)
+        return joined.permute(3, 4, 0, 1, 2).flatten(0, 1)
+
+    def _gather(self, projected: Tensor, coord: Tensor, cell: Tensor, window: Window) -> Tensor:
+        batch, height, width, _ = projected.shape
+        index, inputs = locate(coord, cell, window)
+        row, col = index[..., 0] - window.top, index[..., 1] - window.left
+        flat = row * width + col + _offsets(batch, height * width, coord.device)
+        return self._answer(projected.flatten(0, 2).index_select(0, flat.flatten()), inputs)
+
+    def _answer(self, picked: Tensor, inputs: Tensor) -> Tensor:
+        """Matrices ``[B * Q, out_dim * 257]`` times the hidden values of ``inputs [B, Q, 3]``."""
+        layer: Any = self.imnet.layers[0]
+        # One hidden unit more, which is always one, stands for the second layer's bias.
+        weight, bias = F.pad(layer.weight, (0, 0, 0, 1)), F.pad(layer.bias, (0, 1), value=1.0)
+        hidden = F.linear(inputs.flatten(0, 1).to(picked.dtype), weight, bias).relu().unsqueeze(1)
+        answer = torch.bmm(hidden, picked.view(-1, self.out_dim, HIDDEN + 1).transpose(1, 2))
+        dtype = torch.float32 if torch.is_autocast_enabled(picked.device.type) else picked.dtype
+        return answer.view(*inputs.shape[:2], self.out_dim).to(dtype)
+
+
+def locate(coord: Tensor, cell: Tensor, window: Window) -> tuple[Tensor, Tensor]:
+    """The pixel of a feature map that each query falls into, and what the MLP is told of the query.
 
     Meta-SR thinks in corners: a query stands for the top-left corner ``coord - cell / 2`` of the pixel asked for,
     and its place is the distance from the top-left corner of the feature's pixel, in feature pixels.
 
     Returns:
-        (index [B, Q] int64 into the flattened map, place [B, Q, 2] float32).
+        (row and column ``[B, Q, 2]`` int64 in the whole map, ``[B, Q, 3]``: place (y, x) and the height of the pixel
+        asked for in feature pixels), float32 unless `coord` is float64.
     """
+    if coord.dtype != torch.float64:
+        coord, cell = coord.float(), cell.float()
     corner = coord - cell / 2
+    size = (window.height, window.width)
     look = geometry.lookup_coord(corner.detach(), size, (0, 0), local_ensemble=True)
     indices, places = [], []
     for axis, n in enumerate(size):
         index = geometry.nearest_index(look[..., axis], n)
-        edges = geometry.axis_coord(n, device=coord.device) - (2 / n) / 2
+        edges = (geometry.axis_coord(n, device=coord.device) - (2 / n) / 2).to(coord.dtype)
         indices.append(index)
         places.append((corner[..., axis] - edges[index]) * (n / 2))
-    return indices[0] * size[1] + indices[1], torch.stack(places, dim=-1)
+    zoom = cell[..., 0] * (window.height / 2)
+    return torch.stack(indices, dim=-1), torch.stack([*places, zoom], dim=-1)
+
+
+def _few(feat: Tensor, coord: Tensor) -> bool:
+    """Whether matrices of the queries' own pixels only cost less than those of the map.
+
+    Each takes ``9 * C * out_dim * 257`` multiply-adds, once for a query or once for a pixel. A traced graph must serve
+    any number of queries.
+    """
+    return not torch.compiler.is_compiling() and coord.shape[1] < feat.shape[2] * feat.shape[3]
+
+
+def _neighbourhoods(feat: Tensor, index: Tensor) -> Tensor:
+    """The 3 x 3 features around pixels ``index [B, Q, 2]`` of ``feat [B, C, H, W]``: ``[B * Q, 9 * C]``, taps first."""
+    padded = F.pad(feat, (1, 1, 1, 1)).permute(0, 2, 3, 1)
+    batch, height, width, _ = padded.shape
+    steps = torch.arange(3, device=feat.device)
+    taps = (steps.view(3, 1) * width + steps).flatten()
+    first = index[..., 0] * width + index[..., 1] + _offsets(batch, height * width, feat.device)
+    flat = (first.unsqueeze(-1) + taps).flatten()
+    return padded.flatten(0, 2).index_select(0, flat).view(index.shape[0] * index.shape[1], -1)
+
+
+def _offsets(batch: int, pixels: int, device: torch.device) -> Tensor:
+    """Where each map of a batch starts when they are flattened together: ``[B, 1]``."""
+    return torch.arange(batch, device=device).view(-1, 1) * pixels

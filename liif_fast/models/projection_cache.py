@@ -1,8 +1,9 @@
-"""The projected feature map, computed once per feature map and never stale."""
+"""What is computed once for each pixel of a feature map: kept from query to query, and never stale."""
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -18,17 +19,17 @@ WITNESSES = 8
 class _Entry(NamedTuple):
     feat: weakref.ref[Tensor]
     key: tuple[Any, ...]
-    weight: Tensor  # private copy of layer one's weight
+    weights: tuple[Tensor, ...]  # private copies of the weights that project
     content: Tensor  # private copy of `_witness(feat)`
-    projected: Tensor  # [B, H, W, N0]
+    projected: Tensor
 
 
 class ProjectionCache:
-    """Keeps ``functional.project(feat, params, precision)`` for the latest feature map.
+    """Keeps what a model computes once for each pixel of a feature map, for the latest map.
 
     A stored projection is used again only if all it was made of is unchanged: the same tensor at the same version,
-    the same content of layer one's weight (which sees optimizer steps, `load_state_dict` and writes through `.data`
-    alike), the same precision and autocast state. Inference tensors count no versions: their whole content is
+    the same content of the weights (which sees optimizer steps, `load_state_dict` and writes through `.data` alike),
+    the same precision and autocast state. Inference tensors count no versions: their whole content is
     compared. Other features are compared on a sparse grid of pixels besides, for writers that torch does not count
     (`.data`, a CUDA graph); one that changes a few pixels only must be followed by `clear`.
 
@@ -43,19 +44,23 @@ class ProjectionCache:
         self._entry = None
 
     def project(self, feat: Tensor, params: DecoderParams, precision: str = "auto") -> Tensor:
-        """The projection ``[B, H, W, N0]`` of ``feat [B, C, H, W]``, outside of any autograd graph."""
-        weight = params.weights[0]
-        key = _key(feat, weight, params, precision)
+        """``functional.project(feat, params, precision)``, outside of any autograd graph."""
+        switches = params.feat_unfold, precision
+        return self.keep(feat, params.weights[:1], lambda: functional.project(feat, params, precision), *switches)
+
+    def keep(self, feat: Tensor, weights: tuple[Tensor, ...], compute: Callable[[], Tensor], *switches: Any) -> Tensor:
+        """What `compute` makes of ``feat [B, C, H, W]``, `weights` and `switches`, outside of any autograd graph."""
+        key = _key(feat, weights, switches)
         # Read once: threads that share a model may replace the entry, but never see a mixed one.
         entry = self._entry
-        if entry is not None and _fits(entry, feat, weight, key):
+        if entry is not None and _fits(entry, feat, weights, key):
             return entry.projected
         self.clear()
         with torch.no_grad():
-            projected = functional.project(feat, params, precision)
+            projected = compute()
             content = _witness(feat).clone()
-            own_weight = weight.detach().clone()
-        self._entry = _Entry(weakref.ref(feat, _forgetter(self)), key, own_weight, content, projected)
+            own_weights = tuple(weight.detach().clone() for weight in weights)
+        self._entry = _Entry(weakref.ref(feat, _forgetter(self)), key, own_weights, content, projected)
         return projected
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ProjectionCache:
@@ -83,19 +88,20 @@ def query(
     ``[B, Q, out_dim]``. The reference backend starts from the features themselves, and a traced or captured graph
     holds no state: they go without the cache.
     """
-    inputs = (feat, coord, cell, *params.weights, *params.biases)
-    differentiable = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
     projected = None
-    if not (torch.compiler.is_compiling() or _capturing(feat) or differentiable or backend == "reference"):
+    if backend != "reference" and may_keep(feat, (feat, coord, cell, *params.weights, *params.biases)):
         projected = cache.project(feat, params, precision)
     return functional.query(feat, coord, cell, params, backend=backend, precision=precision, projected=projected)
 
 
-def _capturing(feat: Tensor) -> bool:
-    return feat.is_cuda and torch.cuda.is_current_stream_capturing()
+def may_keep(feat: Tensor, inputs: Iterable[Tensor | None]) -> bool:
+    """Whether a query of these inputs may use a cache: not inside a gradient's graph, a traced or a captured one."""
+    if torch.compiler.is_compiling() or (feat.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return False
+    return not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs))
 
 
-def _key(feat: Tensor, weight: Tensor, params: DecoderParams, precision: str) -> tuple[Any, ...]:
+def _key(feat: Tensor, weights: tuple[Tensor, ...], switches: tuple[Any, ...]) -> tuple[Any, ...]:
     device = feat.device.type
     autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     version = None if feat.is_inference() else feat._version
@@ -106,19 +112,17 @@ def _key(feat: Tensor, weight: Tensor, params: DecoderParams, precision: str) ->
         feat.stride(),
         feat.dtype,
         feat.device,
-        weight.shape,
-        weight.dtype,
-        weight.device,
-        params.feat_unfold,
-        precision,
+        *((weight.shape, weight.dtype, weight.device) for weight in weights),
+        switches,
         autocast,
         torch.get_float32_matmul_precision(),
     )
 
 
-def _fits(entry: _Entry, feat: Tensor, weight: Tensor, key: tuple[Any, ...]) -> bool:
-    same = entry.feat() is feat and entry.key == key
-    return same and torch.equal(entry.weight, weight) and torch.equal(entry.content, _witness(feat))
+def _fits(entry: _Entry, feat: Tensor, weights: tuple[Tensor, ...], key: tuple[Any, ...]) -> bool:
+    if entry.feat() is not feat or entry.key != key:
+        return False
+    return all(map(torch.equal, entry.weights, weights)) and torch.equal(entry.content, _witness(feat))
 
 
 def _witness(feat: Tensor) -> Tensor:
