@@ -18,9 +18,11 @@ from liif_fast.box import Box
 from liif_fast.encoding import Encoding, encoder_of, input_channels, norm, placement
 from liif_fast.errors import LiifError, UsageError
 from liif_fast.geometry import Grid, Window, grid_queries
+from liif_fast.models import metasr
 from liif_fast.params import DecoderParams, linear_layers
 from liif_fast.tiling import (
     SMALLEST,
+    Span,
     check_tile,
     core_sides,
     feature_span,
@@ -139,7 +141,9 @@ class _Job:
         if self.params is None and not self.nearest:
             self.backend = MODEL
         whole = self.backend == "reference" and not self.nearest
-        self.encoding = Encoding(model, inp, whole=whole, ask_model=self.backend == MODEL)
+        self.metasr = model if isinstance(model, metasr.MetaSR) else None
+        ask_model = self.backend == MODEL and self.metasr is None
+        self.encoding = Encoding(model, inp, whole=whole, ask_model=ask_model)
         self.gt_sub, self.gt_div = norm(model, "gt", inp.device)
 
     # -- how large -----------------------------------------------------------------------------------------------
@@ -157,7 +161,8 @@ class _Job:
         rows = min(box.height, max(1, core[0] * self.size[0] // height))
         cols = min(box.width, max(1, core[1] * self.size[1] // width))
         # The answers in float32, what is made of them, and the copies between.
-        most = max(SMALLEST**2, budget // 4 // (8 * (self.params.out_dim if self.params else 3) + 16))
+        decoder = self.params or self.metasr
+        most = max(SMALLEST**2, budget // 4 // (8 * (decoder.out_dim if decoder else 3) + 16))
         if tile is None and rows * cols > most:
             cols = min(cols, max(int(most**0.5), most // rows))
             rows = max(1, min(rows, most // cols))
@@ -172,6 +177,8 @@ class _Job:
         # Input and output of the widest layer, each also in the layout that the library computes in, and two skips.
         encoding = 0 if self.encoding.radius is None else 2 * widest + 2 * features
         projecting = 2 * features + (0 if self.params is None else self.params.weights[0].shape[0])
+        if self.metasr is not None:
+            projecting += self.metasr.matrix_size
         return 4 * self.encoding.zoom**2 * max(encoding, projecting)
 
     def _budget(self, memory: int | str | None) -> int:
@@ -218,7 +225,8 @@ class _Job:
     def _tile(self, part: Box, report: Callable[[int], None], precision: str) -> Tensor | None:
         """[out_dim, height, width] float32 in [0, 1] on the input's device; None where it holds NaN or infinity."""
         decode = self._decoder(part, precision)
-        most = PLAIN_BAND if self.backend in ("reference", MODEL) else BAND
+        plain = self.backend == "reference" or (self.backend == MODEL and self.metasr is None)
+        most = PLAIN_BAND if plain else BAND
         values: Tensor | None = None
         done = 0
         for band in tiles(part, max(1, most // part.width), most):
@@ -237,6 +245,8 @@ class _Job:
     def _decoder(self, part: Box, precision: str) -> Decode:
         """A function of a band of the tile, placed in the whole output, that gives [out_dim, h, w] float32."""
         height, width = self.encoding.shape(precision)
+        if self.metasr is not None:
+            return self._metasr_decoder(self.metasr, part, precision)
         if self.backend == MODEL:
             self.encoding.whole(precision)
             ask: Any = self.model.query_rgb
@@ -255,6 +265,20 @@ class _Job:
             projected = functional.project(self.encoding.part(rows, cols, precision), self.params, precision)
             options |= {"feat": None, "projected": projected, "window": window}
         return lambda band: _picture(functional.query_grid(size=self.size, box=band, **options), band)
+
+    def _metasr_decoder(self, model: metasr.MetaSR, part: Box, precision: str) -> Decode:
+        height, width = self.encoding.shape(precision)
+
+        def queries(box: Box) -> tuple[Tensor, Tensor]:
+            return grid_queries(Grid(self.size, box), device=self.device)
+
+        # Rows and columns grow with the queries, so the part's first and last query bound the pixels that it reads.
+        ends = (Box(part.top, part.left, 1, 1), Box(part.bottom - 1, part.right - 1, 1, 1))
+        first, last = (metasr.locate(*queries(end), Window(height, width))[0][0, 0].tolist() for end in ends)
+        rows, cols = (widen(Span(a, b + 1), 1, n) for a, b, n in zip(first, last, (height, width), strict=True))
+        projected = model.project(self.encoding.part(rows, cols, precision))
+        window = Window(height, width, rows.start, cols.start)
+        return lambda band: _picture(model.decode(projected, *queries(band), window), band)
 
 
 def _picture(answer: Tensor, band: Box) -> Tensor:

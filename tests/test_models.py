@@ -1,4 +1,4 @@
-"""Encoders, LIIF and Meta-SR against recorded outputs of the published code."""
+"""Encoders and LIIF against recorded outputs of the published code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from conftest import DATA, GoldenCase, golden_cases, seeded
 from small import IMNET, TINY, questions, tiny, truth
 from torch import Tensor, nn
 
-from liif_fast import models
+from liif_fast import models, reference
 from liif_fast.errors import UsageError
 
 
@@ -52,6 +52,47 @@ def test_state_dict_has_the_published_keys_shapes_and_order(name: str) -> None:
     with torch.device("meta"):
         model = models.make({"name": decoder or "liif", "args": args})
     assert [(key, list(value.shape)) for key, value in model.state_dict().items()] == list(KEYS[name].items())
+
+
+UPSAMPLING_KEYS = json.loads((DATA / "upsampling_keys.json").read_text())
+
+
+@pytest.mark.parametrize("name", UPSAMPLING_KEYS)
+@pytest.mark.parametrize("decoder", ["liif", "metasr"])
+def test_encoders_that_upsample_have_the_published_keys_too(name: str, decoder: str) -> None:
+    with torch.device("meta"):
+        model = models.make({"name": decoder, "args": {"encoder_spec": encoder_spec(name)}})
+    got = [(key, list(value.shape)) for key, value in model.state_dict().items() if key.startswith("encoder.")]
+    plain = KEYS[name.rpartition("-x")[0].replace("rdn-B", "rdn")]
+    body = {key: shape for key, shape in plain.items() if key.startswith("encoder.")}
+    assert got == list((body | UPSAMPLING_KEYS[name]).items())
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"name": "edsr-baseline", "args": {"n_resblocks": 1, "n_feats": 4}},
+        {"name": "edsr", "args": {"n_resblocks": 1, "n_feats": 4, "scale": 3}},
+        {"name": "rcan", "args": {"n_resgroups": 1, "n_resblocks": 1, "n_feats": 4, "reduction": 2, "scale": 4}},
+        {"name": "rdn", "args": {"G0": 4, "RDNconfig": "A", "scale": 4}},
+    ],
+    ids=lambda spec: spec["name"],
+)
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("no_upsampling", [True, False])
+def test_encoders_of_any_channels_drive_every_decoder(spec: Any, channels: int, no_upsampling: bool) -> None:
+    encoder = {**spec, "args": spec["args"] | {"n_colors": channels, "no_upsampling": no_upsampling}}
+    inp, (coord, cell) = seeded((1, channels, 6, 5), 1, 1), questions()
+    torch.manual_seed(0)
+    imnet = {"name": "mlp", "args": {"out_dim": channels, "hidden_list": [8]}}
+    liif = models.make({"name": "liif", "args": {"encoder_spec": encoder, "imnet_spec": imnet}})
+    meta: Any = models.make({"name": "metasr", "args": {"encoder_spec": encoder, "out_dim": channels}})
+    with torch.no_grad():
+        torch.testing.assert_close(liif(inp, coord, cell), truth(liif, coord, cell), rtol=0, atol=1e-5)
+        got = meta(inp, coord, cell)
+        want = reference.metasr_query(meta.feat, coord, cell, meta.imnet)
+    assert meta.feat.shape[1] == (4 if no_upsampling else channels)
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", list(np.load(DATA / "encoders.npz")))
@@ -258,42 +299,6 @@ def test_traced_model_gives_the_same_answer(compiled: str) -> None:
         # A state kept by the trace would answer for the first picture.
         other = seeded((1, 3, 6, 7), 2, 1)
         torch.testing.assert_close(traced(other, coord, cell), model(other, coord, cell), rtol=0, atol=1e-6)
-
-
-# ---- Meta-SR ----
-
-
-def metasr(case: dict[str, Any]) -> models.MetaSR:
-    model = models.MetaSR(Identity(case["feat_shape"][1]))
-    with torch.no_grad():
-        for k, layer in enumerate(model.imnet.layers[::2]):
-            bound = layer.in_features**-0.5
-            layer.weight.copy_(seeded(list(layer.weight.shape), case["imnet_seed"] + 2 * k, bound))
-            layer.bias.copy_(seeded([layer.out_features], case["imnet_seed"] + 2 * k + 1, bound))
-    return model
-
-
-@pytest.mark.parametrize("name", ["metasr-x2", "metasr-x2.7", "metasr-x4"])
-@pytest.mark.parametrize("chunk", [4096, 37])
-def test_metasr_gives_the_published_outputs(name: str, chunk: int) -> None:
-    arrays = np.load(DATA / "query.npz")
-    case = next(c for c in json.loads((DATA / "query.json").read_text()) if c["name"] == name)
-    model = metasr(case)
-    model.chunk = chunk
-    coord, cell, out = (torch.from_numpy(arrays[f"{name}/{key}"]) for key in ("coord", "cell", "out"))
-    with torch.no_grad():
-        got = model(seeded(case["feat_shape"], case["feat_seed"], 1), coord, cell)
-    torch.testing.assert_close(got, out, rtol=0, atol=2e-6)
-
-
-def test_metasr_says_what_it_needs() -> None:
-    model = models.MetaSR({"name": "edsr-baseline", "args": TINY})
-    coord, _ = questions()
-    with pytest.raises(UsageError, match="call gen_feat"):
-        model.query_rgb(coord, coord)
-    model.gen_feat(seeded((1, 3, 4, 4), 1, 1))
-    with pytest.raises(UsageError, match=r"cell of coord's shape \[1, 72, 2\], got None"):
-        model.query_rgb(coord)
 
 
 # ---- the registry ----

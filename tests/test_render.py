@@ -107,10 +107,18 @@ def test_encoder_that_sees_everything_is_run_once(inp: Tensor) -> None:
 def test_model_with_its_own_decoder(inp: Tensor) -> None:
     torch.manual_seed(0)
     encoder = {"name": "edsr-baseline", "args": {"n_resblocks": 1, "n_feats": 4, "no_upsampling": True}}
-    model: Any = models.make({"name": "metasr", "args": {"encoder_spec": encoder}}).eval()
-    size = (40, 77)
+    inner: Any = models.make({"name": "metasr", "args": {"encoder_spec": encoder}}).eval()
+
+    class Foreign(nn.Module):
+        """Nothing is known of this model but the protocol."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.gen_feat, self.query_rgb = inner.encoder, inner.gen_feat, inner.query_rgb
+
+    model, size = Foreign(), (40, 77)
     with torch.no_grad():
-        rgb = model((inp - 0.5) / 0.5, geometry.make_coord(size)[None], geometry.make_cell(size)[None])
+        rgb = inner((inp - 0.5) / 0.5, geometry.make_coord(size)[None], geometry.make_cell(size)[None])
     expected = (rgb[0].t().reshape(1, 3, *size) * 0.5 + 0.5).clamp(0, 1)
     assert settle(model) == ("model", "fp32")
     torch.testing.assert_close(render(model, inp, size), expected, atol=1e-5, rtol=0)

@@ -239,6 +239,18 @@ def test_training_learns(config: dict[str, Any], tmp_path: Path) -> None:
     assert trained > start + 1
 
 
+def test_metasr_trains(config: dict[str, Any], tmp_path: Path) -> None:
+    config["train_dataset"]["dataset"]["args"]["repeat"] = 15
+    config["model"] = {"name": "metasr", "args": {"encoder_spec": ENCODERS[0]}}
+    config.update(epoch_max=2, epoch_val=2)
+    trainer = Trainer(config, tmp_path / "run", quiet=True)
+    start = trainer.validate()
+    assert trainer.run() > start + 3
+    with torch.no_grad():
+        model: Any = liif_fast.load(tmp_path / "run" / LAST)
+        assert same(model.state_dict(), trainer.average.model.state_dict())
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(config: dict[str, Any], tmp_path: Path) -> None:
     config["optimizer"] = {"name": "sgd", "args": {"lr": "1e30"}}
     with pytest.raises(TrainingError, match="lower the learning rate"):

@@ -52,6 +52,11 @@ class MetaSR(nn.Module):
         width = {} if self.out_dim == COLORS else {"out_dim": self.out_dim}
         return {"name": "metasr", "args": {"encoder_spec": spec_of(self.encoder)} | width}
 
+    @property
+    def matrix_size(self) -> int:
+        """Numbers in the matrix of one pixel."""
+        return self.out_dim * (HIDDEN + 1)
+
     def gen_feat(self, inp: Tensor) -> Tensor:
         """Encode ``inp [B, C_in, H, W]``; the feature map is kept as `feat`, and returned."""
         self._projections.clear()
