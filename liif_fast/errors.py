@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 
 class LiifError(Exception):
     """Base of every error that a user can mend; its message is meant to be shown as it is."""
@@ -21,3 +27,9 @@ class CheckpointError(LiifError, ValueError):
 
 class ImageError(LiifError, ValueError):
     """A file does not hold a picture that this package can read, or cannot be written."""
+
+
+def suggestion(got: str, known: Iterable[str]) -> str:
+    """The end of a message about a wrong name: `; did you mean 'repeat'?`, empty when nothing known is near."""
+    near = get_close_matches(str(got), list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
