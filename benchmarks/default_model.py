@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 import liif_fast
-from liif_fast.data.folder import read_rgb
+from liif_fast.data.pictures import read_picture
 from liif_fast.evaluate import compare
 from liif_fast.files import replacing
 
@@ -29,7 +29,7 @@ RESULT = Path(__file__).parent / "results" / "default-model.json"
 
 def crops(picture: Path, side: int) -> list[NDArray[np.uint8]]:
     """Four crops [side, side, 3] of the halved picture."""
-    half = read_rgb(picture, shrink=2)
+    half = read_picture(picture, shrink=2)
     if min(half.shape[:2]) < side:
         raise SystemExit(
             f"{picture}: expected {2 * side} pixels or more on each side, got {half.shape[:2]} after halving"

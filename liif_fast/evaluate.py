@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
 
+from liif_fast.data import collate, make_samples
+from liif_fast.data.samples import whole_number
+from liif_fast.errors import UsageError
 from liif_fast.geometry import make_cell, make_coord
-from liif_fast.metrics import parse_mode, psnr
+from liif_fast.metrics import border, parse_mode, psnr
+
+logger = logging.getLogger(__name__)
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
 IDENTITY_NORM: dict[str, dict[str, list[float]]] = {
@@ -21,8 +29,20 @@ IDENTITY_NORM: dict[str, dict[str, list[float]]] = {
 }
 
 
+class Result(NamedTuple):
+    """Mean PSNR in dB over `samples`, and what was left out of it, with the reasons."""
+
+    psnr: float
+    samples: int
+    skipped: list[str]
+
+
 class Normalisation:
-    """A config's data_norm as tensors: into the model (`inp`), targets (`gt`) and back (`undo`)."""
+    """A config's data_norm as tensors: into the model (`inp`), targets (`gt`) and back (`undo`).
+
+    data_norm: {inp: {sub, div}, gt: {sub, div}}, a list of numbers each, one a channel or one for all; None changes
+    nothing. UsageError for anything else.
+    """
 
     def __init__(self, data_norm: dict[str, Any] | None, device: torch.device | str = "cpu") -> None:
         spec = IDENTITY_NORM if data_norm is None else data_norm
@@ -30,8 +50,13 @@ class Normalisation:
         def tensor(part: str, key: str) -> Tensor:
             return torch.tensor(spec[part][key], dtype=torch.float32, device=device)
 
-        self._inp = [tensor("inp", key).view(1, -1, 1, 1) for key in ("sub", "div")]
-        self._gt = [tensor("gt", key).view(1, 1, -1) for key in ("sub", "div")]
+        try:
+            self._inp = [tensor("inp", key).view(1, -1, 1, 1) for key in ("sub", "div")]
+            self._gt = [tensor("gt", key).view(1, 1, -1) for key in ("sub", "div")]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(
+                f"data_norm: expected {{inp: {{sub: [0.5], div: [0.5]}}, gt: ...}}, got {data_norm}"
+            ) from error
 
     def inp(self, picture: Tensor) -> Tensor:
         """[B, C, h, w] in [0, 1] to what the encoder takes."""
@@ -57,6 +82,45 @@ def predict(model: Any, inp: Tensor, coord: Tensor, cell: Tensor, bsize: int | N
     return torch.cat([model.query_rgb(*chunk) for chunk in chunks], dim=1)
 
 
+def evaluate(
+    config: Mapping[str, Any], model: nn.Module, device: torch.device | str = "cpu", quiet: bool = False
+) -> Result:
+    """The PSNR that a test configuration asks for, as the published test script measures it.
+
+    config: test_dataset (val_dataset where there is none) {dataset, wrapper, batch_size[, num_workers]}, data_norm,
+    eval_type and eval_bsize.
+    Raises UsageError for wrong values, and when no picture is left.
+    """
+    spec = config.get("test_dataset") or config.get("val_dataset")
+    if not spec:
+        raise UsageError("configuration: expected test_dataset (or val_dataset), got neither")
+    parse_mode(config.get("eval_type"))
+    data_norm = config.get("data_norm") or IDENTITY_NORM
+    trained = getattr(model, "data_norm", None)
+    if trained not in (None, data_norm):
+        logger.warning("data_norm: the configuration's is used, %s; the model's own is %s", data_norm, trained)
+    bsize = config.get("eval_bsize")
+    samples = make_samples(spec)
+    samples.dataset.leave_out_unreadable()
+    loader: DataLoader[Any] = DataLoader(
+        samples,
+        batch_size=whole_number("batch_size", spec["batch_size"]),
+        num_workers=spec.get("num_workers", 0),
+        collate_fn=collate,
+        pin_memory=torch.device(device).type == "cuda",
+    )
+    batches = tqdm(loader, desc="evaluate", leave=False, disable=True if quiet else None)
+    result = measure(
+        batches,
+        model,
+        data_norm,
+        config.get("eval_type"),
+        None if bsize is None else whole_number("eval_bsize", bsize),
+        device,
+    )
+    return result._replace(skipped=samples.dataset.skipped + result.skipped)
+
+
 def eval_psnr(
     batches: Iterable[dict[str, Tensor]],
     model: nn.Module,
@@ -65,32 +129,76 @@ def eval_psnr(
     eval_bsize: int | None = None,
     device: torch.device | str = "cpu",
 ) -> float:
+    """The mean PSNR in dB of `measure`."""
+    return measure(batches, model, data_norm, eval_type, eval_bsize, device).psnr
+
+
+def measure(
+    batches: Iterable[dict[str, Tensor]],
+    model: nn.Module,
+    data_norm: dict[str, Any] | None = None,
+    eval_type: str | None = None,
+    eval_bsize: int | None = None,
+    device: torch.device | str = "cpu",
+) -> Result:
     """Mean PSNR in dB of the batches, each counted by its samples (the published protocol).
 
-    Batches are {inp, coord, cell, gt}. For an `eval_type` the queries must be whole pictures, row by row;
-    their shape is taken from the cells, so that scales may be non-uniform.
+    Batches are {inp, coord, cell, gt}. For an `eval_type` the queries must be whole pictures, row by row; their shape
+    is taken from the coordinates, so that scales may be non-uniform. Pictures that its border uses up are skipped.
     """
     mode, scale = parse_mode(eval_type)
+    left_out = border(mode, scale)
     norm = Normalisation(data_norm, device)
     training = model.training
     model.eval()
-    total, count = 0.0, 0
+    total, count, seen = 0.0, 0, 0
+    skipped = []
     for batch in batches:
         inp, coord, cell, gt = (batch[key].to(device) for key in ("inp", "coord", "cell", "gt"))
-        pred = norm.undo(predict(model, norm.inp(inp), coord, cell, eval_bsize))
-        if mode is None:
-            height, width = pred.shape[1], 1
-        else:
-            height, width = (round(2 / side) for side in cell[0, 0].tolist())
+        height, width = (coord.shape[1], 1) if mode is None else grid_shape(coord)
+        seen += len(inp)
+        if mode is not None and min(height, width) <= 2 * left_out:
+            skipped.append(f"picture {seen} ({height} x {width}, {eval_type} leaves out {left_out} at every side)")
+            logger.warning("skipped: %s", skipped[-1])
+            continue
+        pred = norm.undo(_fitting(model, norm.inp(inp), coord, cell, eval_bsize, gt.shape[-1]))
         shape = (len(inp), height, width, pred.shape[-1])
         sr, hr = (x.reshape(shape).permute(0, 3, 1, 2) for x in (pred, gt))
-        value = psnr(sr, hr, mode, scale)
-        total += value.item() * len(inp)
+        total += psnr(sr, hr, mode, scale).item() * len(inp)
         count += len(inp)
     model.train(training)
     if count == 0:
-        raise ValueError("evaluation: expected one sample or more, got none")
-    return total / count
+        raise UsageError(f"evaluation: expected one picture or more, got none{' that is large enough' * bool(seen)}")
+    return Result(total / count, count, skipped)
+
+
+def grid_shape(coord: Tensor) -> tuple[int, int]:
+    """(height, width) of the pictures whose pixels the queries [B, Q, 2] are, row by row; UsageError for others."""
+    queries = coord.shape[1]
+    width = int((coord[0, :, 0] == coord[0, 0, 0]).sum())
+    if queries % width == 0:
+        grid = coord.view(len(coord), -1, width, 2)
+        rows, columns = grid[:1, :, :1, 0], grid[:1, :1, :, 1]
+        if bool((grid[..., 0] == rows).all()) and bool((grid[..., 1] == columns).all()):
+            return queries // width, width
+    raise UsageError(
+        f"eval_type: expected every pixel of the pictures, row by row, got {queries} other queries; "
+        "leave out sample_q, or eval_type"
+    )
+
+
+def _fitting(model: Any, inp: Tensor, coord: Tensor, cell: Tensor, bsize: int | None, channels: int) -> Tensor:
+    """`predict`; UsageError when the model is for pictures of another number of channels."""
+    wrong = f"expected pictures with the channels of the model, got {channels}; set channels of the dataset"
+    try:
+        pred = predict(model, inp, coord, cell, bsize)
+    except RuntimeError as error:
+        if "channels" not in str(error):
+            raise
+        raise UsageError(wrong) from error
+    if pred.shape[-1] != channels:
+        raise UsageError(wrong)
+    return pred
 
 
 def upscale_array(

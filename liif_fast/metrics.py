@@ -5,36 +5,39 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from liif_fast.errors import UsageError
+
 # ITU-R BT.601 luma of [0, 1] RGB over the range [16, 235] / 256
 LUMA = (65.738 / 256, 129.057 / 256, 25.064 / 256)
+
+
+def border(mode: str | None, scale: int) -> int:
+    """Pixels that a mode leaves out at every side: none, `scale` (benchmark) or `scale + 6` (div2k)."""
+    widths = {None: 0, "benchmark": scale, "div2k": scale + 6}
+    if mode not in widths:
+        raise UsageError(f"psnr mode: expected None, 'benchmark' or 'div2k', got {mode!r}")
+    return widths[mode]
 
 
 def psnr(sr: Tensor, hr: Tensor, mode: str | None = None, scale: int = 1, rgb_range: float = 1) -> Tensor:
     """Peak signal-to-noise ratio in dB over a batch, as a scalar tensor; infinite for equal pictures.
 
     sr, hr: [B, C, H, W] of values in [0, rgb_range].
-    mode: None counts every value; `benchmark` the luma (of three channels) without a border of `scale`
-        pixels; `div2k` every channel without a border of `scale + 6` pixels.
-    Raises ValueError for unlike shapes, an unknown mode, or pictures that the border uses up.
+    mode: None counts every value; `benchmark` the luma (of three channels) without its `border`; `div2k` every
+        channel without it.
+    Raises UsageError for unlike shapes, an unknown mode, or pictures that the border uses up.
     """
     if sr.shape != hr.shape:
-        raise ValueError(f"psnr: expected two pictures of one shape, got {tuple(sr.shape)} and {tuple(hr.shape)}")
+        raise UsageError(f"psnr: expected two pictures of one shape, got {tuple(sr.shape)} and {tuple(hr.shape)}")
     difference = (sr - hr) / rgb_range
-    if mode == "benchmark":
-        border = scale
-        if difference.shape[1] == 3:
-            luma = difference.new_tensor(LUMA).view(1, 3, 1, 1)
-            difference = (difference * luma).sum(dim=1, keepdim=True)
-    elif mode == "div2k":
-        border = scale + 6
-    elif mode is None:
-        border = 0
-    else:
-        raise ValueError(f"psnr mode: expected None, 'benchmark' or 'div2k', got {mode!r}")
+    left_out = border(mode, scale)
+    if mode == "benchmark" and difference.shape[1] == 3:
+        luma = difference.new_tensor(LUMA).view(1, 3, 1, 1)
+        difference = (difference * luma).sum(dim=1, keepdim=True)
     height, width = difference.shape[-2:]
-    inner = difference[..., border : height - border, border : width - border]
+    inner = difference[..., left_out : height - left_out, left_out : width - left_out]
     if inner.numel() == 0:
-        raise ValueError(f"psnr: expected pictures larger than the border of {border}, got {height} x {width}")
+        raise UsageError(f"psnr: expected pictures larger than the border of {left_out}, got {height} x {width}")
     return -10 * torch.log10(inner.square().mean())
 
 
@@ -42,7 +45,7 @@ def parse_mode(eval_type: str | None) -> tuple[str | None, int]:
     """(mode, scale) of a config's `eval_type`: none, `div2k-N` or `benchmark-N`."""
     if eval_type is None or eval_type == "none":
         return None, 1
-    mode, _, scale = eval_type.partition("-")
+    mode, _, scale = str(eval_type).partition("-")
     if mode not in ("div2k", "benchmark") or not scale.isdigit():
-        raise ValueError(f"eval_type: expected none, div2k-N or benchmark-N, got {eval_type!r}")
+        raise UsageError(f"eval_type: expected none, div2k-N or benchmark-N, got {eval_type!r}")
     return mode, int(scale)

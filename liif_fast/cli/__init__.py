@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from liif_fast import __version__
 
-COMMANDS = ("upscale", "info", "train", "tune")
+COMMANDS = ("upscale", "info", "train", "evaluate", "tune")
 USAGE = 2
 INTERRUPTED = 130
 

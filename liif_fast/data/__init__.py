@@ -2,41 +2,105 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch.utils.data import Dataset
+from torch.utils.data import default_collate
 
-from liif_fast.data.folder import ImageFolder
+from liif_fast.data.folder import ImageFolder, PairedImageFolders
+from liif_fast.data.paired import SRImplicitPaired, SRImplicitUniformVaried
+from liif_fast.data.samples import Sample, Samples
 from liif_fast.data.wrappers import SRImplicitDownsampled
-from liif_fast.errors import UsageError
+from liif_fast.errors import UsageError, suggestion
 
-DATASETS: dict[str, type[Dataset[Any]]] = {
+DATASETS: dict[str, type[Any]] = {
     "image-folder": ImageFolder,
-    "sr-implicit-downsampled": SRImplicitDownsampled,
+    "paired-image-folders": PairedImageFolders,
 }
+WRAPPERS: dict[str, type[Samples]] = {
+    "sr-implicit-paired": SRImplicitPaired,
+    "sr-implicit-downsampled": SRImplicitDownsampled,
+    "sr-implicit-uniform-varied": SRImplicitUniformVaried,
+}
+ENTRY = ("dataset", "wrapper", "batch_size")
+OPTIONAL = ("num_workers",)
 
 
-def make(spec: dict[str, Any], **extra: Any) -> Any:
+def make(spec: Mapping[str, Any], **extra: Any) -> Any:
     """Builds a dataset or wrapper from a published `{name, args}` spec; `extra` arguments override.
 
-    Raises UsageError for an unknown name or an argument the class does not take.
+    Raises UsageError for an unknown name or an argument that the class does not take, with the nearest right one.
     """
-    name = spec.get("name")
-    if name not in DATASETS:
-        raise UsageError(f"unknown dataset or wrapper: expected one of {', '.join(DATASETS)}, got {name!r}")
-    args = {**(spec.get("args") or {}), **extra}
-    try:
-        return DATASETS[name](**args)
-    except TypeError as error:
-        raise UsageError(f"{name}: {error}") from error
+    return _make(spec, DATASETS | WRAPPERS, "dataset or wrapper", extra)
 
 
-def make_samples(spec: dict[str, Any]) -> Any:
-    """The wrapped dataset of one `train_dataset` or `val_dataset` entry: {dataset, wrapper, batch_size}."""
-    for key in ("dataset", "wrapper", "batch_size"):
+def make_samples(spec: Mapping[str, Any]) -> Samples:
+    """The wrapped dataset of one `train_dataset`, `val_dataset` or `test_dataset`: {dataset, wrapper, batch_size}."""
+    if not isinstance(spec, Mapping):
+        raise UsageError(f"data entry: expected the keys {', '.join(ENTRY)}, got {spec!r}")
+    for key in spec:
+        if key not in (*ENTRY, *OPTIONAL):
+            raise UsageError(f"data entry: unknown key {key!r}{suggestion(key, (*ENTRY, *OPTIONAL))}")
+    for key in ENTRY:
         if key not in spec:
-            raise UsageError(f"data entry: expected the keys dataset, wrapper and batch_size, {key} is missing")
-    return make(spec["wrapper"], dataset=make(spec["dataset"]))
+            raise UsageError(f"data entry: expected the keys {', '.join(ENTRY)}, {key} is missing")
+    dataset = _make(spec["dataset"], DATASETS, "dataset", {})
+    wrapper = WRAPPERS.get(_name(spec["wrapper"], WRAPPERS, "wrapper"))
+    assert wrapper is not None
+    if wrapper.paired != dataset.paired:
+        kind = next(name for name, kind in DATASETS.items() if kind.paired == wrapper.paired)
+        raise UsageError(f"{spec['wrapper']['name']}: expected the dataset {kind}, got {spec['dataset']['name']}")
+    samples: Samples = _make(spec["wrapper"], WRAPPERS, "wrapper", {"dataset": dataset})
+    return samples
 
 
-__all__ = ["DATASETS", "ImageFolder", "SRImplicitDownsampled", "make", "make_samples"]
+def collate(samples: Sequence[Sample]) -> Sample:
+    """One batch of the samples; UsageError where their sizes differ."""
+    for key, first in samples[0].items():
+        odd = next((sample[key].shape for sample in samples if sample[key].shape != first.shape), None)
+        if odd is not None:
+            raise UsageError(
+                f"expected samples of one size in a batch, got {key} of {list(first.shape)} and {list(odd)}: set "
+                f"{'inp_size' if key == 'inp' else 'sample_q'} of the wrapper, or batch_size: 1"
+            )
+    batch: Sample = default_collate(list(samples))
+    return batch
+
+
+def _name(spec: Any, known: Mapping[str, type[Any]], what: str) -> str:
+    name = spec.get("name") if isinstance(spec, Mapping) else spec
+    if not isinstance(name, str) or name not in known:
+        raise UsageError(
+            f"unknown {what}: expected {{name, args}} with one of {', '.join(known)}, got {name!r}"
+            f"{suggestion(str(name), known)}"
+        )
+    return name
+
+
+def _make(spec: Any, known: Mapping[str, type[Any]], what: str, extra: Mapping[str, Any]) -> Any:
+    name = _name(spec, known, what)
+    args = {**(spec.get("args") or {}), **extra}
+    parameters = inspect.signature(known[name]).parameters
+    for key in args:
+        if key not in parameters:
+            hint = suggestion(str(key), parameters) or f"; it takes {', '.join(parameters)}"
+            raise UsageError(f"{name}: unknown argument {key!r}{hint}")
+    missing = [key for key, p in parameters.items() if p.default is p.empty and key not in args]
+    if missing:
+        raise UsageError(f"{name}: expected the argument {' and '.join(missing)}, got {', '.join(args) or 'none'}")
+    return known[name](**args)
+
+
+__all__ = [
+    "DATASETS",
+    "WRAPPERS",
+    "ImageFolder",
+    "PairedImageFolders",
+    "SRImplicitDownsampled",
+    "SRImplicitPaired",
+    "SRImplicitUniformVaried",
+    "collate",
+    "make",
+    "make_samples",
+]

@@ -1,98 +1,210 @@
-"""Pictures of a folder as 8-bit RGB arrays."""
+"""Pictures of one folder, or of two whose pictures belong together."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+import torch
 from torch.utils.data import Dataset
 
-from liif_fast.errors import ImageError, UsageError
+from liif_fast.data.pairing import check_scales, without_partner
+from liif_fast.data.pictures import SUFFIXES, Picture
+from liif_fast.data.store import Entry, Store
+from liif_fast.errors import ImageError, UsageError, suggestion
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
-CACHES = ("none", "bin", "in_memory")
+SHOWN = 5  # names in a message
 
-
-def read_rgb(path: Path, shrink: int = 1) -> NDArray[np.uint8]:
-    """The picture as [H, W, 3] uint8, reduced `shrink` times by Pillow's bicubic filter (antialiased)."""
-    try:
-        with Image.open(path) as file:
-            picture = file.convert("RGB")
-    except OSError as error:
-        raise ImageError(f"{path}: expected a readable picture, {error}") from error
-    if shrink != 1:
-        size = (max(1, picture.width // shrink), max(1, picture.height // shrink))
-        picture = picture.resize(size, Image.Resampling.BICUBIC)
-    return np.array(picture)
+logger = logging.getLogger(__name__)
+PathLike = str | os.PathLike[str]
 
 
-class ImageFolder(Dataset[NDArray[np.uint8]]):
-    """Pictures of one folder, sorted by name; item i is [H, W, 3] uint8.
+class Folders:
+    """Stores of one length whose pictures are taken together: what cannot be read in one is left out of all.
+
+    skipped: what has been left out, with the reasons.
+    """
+
+    def __init__(self, stores: Sequence[Store], repeat: int) -> None:
+        if not isinstance(repeat, int) or repeat < 1:
+            raise UsageError(f"repeat: expected a whole number of 1 or more, got {repeat!r}")
+        self.stores = stores
+        self.repeat = repeat
+        self.skipped: list[str] = []
+        self._leave_out_failures()
+        # Shared by all worker processes, so that each damaged picture is reported once.
+        self._reported = torch.zeros(self.count, dtype=torch.uint8).share_memory_()
+
+    @property
+    def count(self) -> int:
+        """Number of different pictures (or pairs)."""
+        return len(self.entries)
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The picture files (the low-resolution ones of pairs)."""
+        return self.stores[0].entries
+
+    def __len__(self) -> int:
+        return self.count * self.repeat
+
+    def leave_out_unreadable(self) -> None:
+        """Decodes what has not been decoded yet, and leaves out what cannot be."""
+        for store in self.stores:
+            store.decode_all()
+        self._leave_out_failures()
+
+    def read(self, index: int) -> list[Picture]:
+        """One picture of each store. In place of a picture that turns out to be damaged only now, the next one."""
+        for number in range(index % self.count, index % self.count + self.count):
+            try:
+                return [store.read(number % self.count) for store in self.stores]
+            except ImageError as error:
+                self._report(number % self.count, error)
+        raise ImageError(f"{self.entries[0].path.parent}: none of the pictures can be read any more")
+
+    def _report(self, number: int, error: ImageError) -> None:
+        if not self._reported[number]:
+            self._reported[number] = 1
+            logger.warning("skipped, the next picture stands in for it: %s", error)
+
+    def _leave_out_failures(self) -> None:
+        reasons = [
+            (number, f"{store.entries[number].path.name} ({reason})")
+            for store in self.stores
+            for number, reason in store.failures.items()
+        ]
+        if not reasons:
+            return
+        failed = {number for number, _ in reasons}
+        skipped = [name for _, name in sorted(reasons)]
+        total = self.count
+        if len(failed) == total:
+            folder = self.entries[0].path.parent
+            raise UsageError(f"{folder}: expected pictures, none of the {total} can be read: {shown(skipped)}")
+        kept = [number for number in range(total) if number not in failed]
+        for store in self.stores:
+            store.keep(kept)
+        logger.warning("%d of %d pictures skipped: %s", len(failed), total, shown(skipped))
+        self.skipped += skipped
+
+
+class ImageFolder(Folders, Dataset[Picture]):
+    """Pictures of one folder, sorted by name; item i is [H, W, channels] uint8.
 
     root_path: the folder. split_file, split_key: a JSON file {key: [names]} to choose from it.
     first_k: only the first k names. repeat: how often an epoch sees each picture.
     cache: `none` decodes at each access, `in_memory` once, `bin` once into uncompressed files beside the
-        folder (`_bin_<folder>/`), which are then memory-mapped.
+        folder (`_bin_<folder>/`), which all processes map (see Store).
     shrink: every picture is listed once per factor, reduced that many times (soft photographs gain detail
         by it); not in the published code.
-    Raises UsageError when the folder has no picture or an argument is out of range.
+    channels: 3 for RGB, as published; 1 for gray, 2 and 4 with alpha, any number from `.npy` files.
+    Pictures that cannot be read are left out and named in one warning.
+    Raises UsageError when no picture is left or an argument is out of range.
     """
+
+    paired: ClassVar[bool] = False
 
     def __init__(
         self,
-        root_path: str | os.PathLike[str],
-        split_file: str | None = None,
+        root_path: PathLike,
+        split_file: PathLike | None = None,
         split_key: str | None = None,
         first_k: int | None = None,
         repeat: int = 1,
         cache: str = "none",
         shrink: Sequence[int] = (1,),
+        channels: int = 3,
     ) -> None:
-        self.root = Path(root_path).expanduser()
-        if cache not in CACHES:
-            raise UsageError(f"image-folder cache: expected one of {', '.join(CACHES)}, got {cache!r}")
-        if repeat < 1 or not shrink or min(shrink) < 1:
-            raise UsageError(f"image-folder: expected repeat and shrink of 1 or more, got {repeat} and {shrink}")
-        self.repeat = repeat
-        self.cache = cache
-        names = self._names(split_file, split_key)[:first_k]
-        if not names:
-            raise UsageError(f"{self.root}: expected a folder with pictures, found none")
-        self.entries = [(self.root / name, factor) for factor in shrink for name in names]
-        self._pictures = [read_rgb(*entry) for entry in self.entries] if cache == "in_memory" else []
+        super().__init__([open_folder(root_path, split_file, split_key, first_k, cache, shrink, channels)], repeat)
 
-    def _names(self, split_file: str | None, split_key: str | None) -> list[str]:
-        if split_file is not None:
-            with open(split_file, encoding="utf-8") as file:
-                return list(json.load(file)[split_key])
-        if not self.root.is_dir():
-            raise UsageError(f"{self.root}: expected a folder with pictures, it is not a folder")
-        return sorted(entry.name for entry in self.root.iterdir() if entry.suffix.lower() in SUFFIXES)
+    def __getitem__(self, index: int) -> Picture:
+        return self.read(index)[0]
 
-    def __len__(self) -> int:
-        return len(self.entries) * self.repeat
 
-    def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        which = index % len(self.entries)
-        if self._pictures:
-            return self._pictures[which]
-        if self.cache == "bin":
-            return self._mapped(*self.entries[which])
-        return read_rgb(*self.entries[which])
+class PairedImageFolders(Folders, Dataset[tuple[Picture, Picture]]):
+    """Low-resolution pictures and their originals in two folders, paired in the order of their names.
 
-    def _mapped(self, path: Path, shrink: int) -> NDArray[np.uint8]:
-        folder = self.root.parent / f"_bin_{self.root.name}"
-        target = folder / f"{path.name}.{shrink}.npy"
-        if not target.exists():
-            folder.mkdir(exist_ok=True)
-            part = target.with_suffix(f".{os.getpid()}.part")
-            with open(part, "wb") as file:
-                np.save(file, read_rgb(path, shrink))
-            os.replace(part, target)
-        mapped: NDArray[np.uint8] = np.load(target, mmap_mode="r")
-        return mapped
+    root_path_1: the low-resolution pictures; root_path_2: the originals. The other arguments are those of
+    `ImageFolder` and hold for both. Item i is the two as [h, w, channels] and [H, W, channels] uint8.
+    Raises UsageError, naming the files, for unequal counts and for sizes that are not those of a pair.
+    """
+
+    paired: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        root_path_1: PathLike,
+        root_path_2: PathLike,
+        split_file: PathLike | None = None,
+        split_key: str | None = None,
+        first_k: int | None = None,
+        repeat: int = 1,
+        cache: str = "none",
+        channels: int = 3,
+    ) -> None:
+        chosen = (split_file, split_key, first_k, cache, (1,), channels)
+        low, high = (open_folder(root, *chosen) for root in (root_path_1, root_path_2))
+        if len(low) != len(high):
+            alone = without_partner(*([entry.path for entry in store.entries] for store in (low, high)))
+            raise UsageError(
+                f"paired-image-folders: expected as many pictures in both, got {len(low)} in {root_path_1} and "
+                f"{len(high)} in {root_path_2}; without a partner: {shown(map(str, alone))}"
+            )
+        super().__init__([low, high], repeat)
+        check_scales([(low.entries[n].path, low.size(n), high.entries[n].path, high.size(n)) for n in range(len(low))])
+
+    def __getitem__(self, index: int) -> tuple[Picture, Picture]:
+        low, high = self.read(index)
+        return low, high
+
+
+def open_folder(
+    root_path: PathLike,
+    split_file: PathLike | None,
+    split_key: str | None,
+    first_k: int | None,
+    cache: str,
+    shrink: Sequence[int],
+    channels: int,
+) -> Store:
+    """The pictures of a folder by the arguments of `ImageFolder`."""
+    for name, value in (("first_k", first_k), ("channels", channels), *(("shrink", factor) for factor in shrink)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise UsageError(f"{name}: expected a whole number of 1 or more, got {value!r}")
+    root = Path(root_path).expanduser()
+    names = (_listed(root) if split_file is None else _split(Path(split_file), split_key))[:first_k]
+    if not names or not shrink:
+        raise UsageError(f"{root}: expected a folder with pictures ({', '.join(sorted(SUFFIXES))}), found none")
+    entries = [Entry(root / name, factor) for factor in shrink for name in names]
+    return Store(entries, channels, cache, root.parent / f"_bin_{root.name}")
+
+
+def shown(names: Iterable[str]) -> str:
+    """The first few of the names."""
+    listed = list(names)
+    return ", ".join(listed[:SHOWN]) + (f", ... ({len(listed) - SHOWN} more)" if len(listed) > SHOWN else "")
+
+
+def _listed(root: Path) -> list[str]:
+    if not root.is_dir():
+        raise UsageError(f"{root}: expected a folder with pictures, it is not a folder")
+    return sorted(entry.name for entry in root.iterdir() if entry.suffix.lower() in SUFFIXES and entry.is_file())
+
+
+def _split(path: Path, key: str | None) -> list[str]:
+    try:
+        content = json.loads(path.expanduser().read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"split_file {path}: expected a JSON file {{key: [names]}}, {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get(key), list):
+        known = list(content) if isinstance(content, dict) else []
+        raise UsageError(
+            f"split_key: expected one of the lists in {path} ({', '.join(known)}), got {key!r}"
+            f"{suggestion(str(key), known)}"
+        )
+    return [str(name) for name in content[key]]

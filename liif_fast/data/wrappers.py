@@ -1,78 +1,39 @@
-"""Samples for training: a low-resolution crop, query points and their true colours (LIIF, section 4)."""
+"""The published wrapper for training: pictures reduced on the fly, by a scale drawn for each sample."""
 
 from __future__ import annotations
 
+import logging
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from liif_fast.data.detail import DetailMap
+from liif_fast.data.folder import shown
+from liif_fast.data.pictures import Picture, resize
+from liif_fast.data.samples import Pair, Sample, Samples, augmented, padded, to_sample, whole_number
 from liif_fast.errors import UsageError
-from liif_fast.geometry import make_coord
 
-Picture = NDArray[np.uint8]
-
-
-def resize(picture: Picture, height: int, width: int) -> Picture:
-    """Pillow's bicubic resize of [H, W, 3] uint8: antialiased, rounded to 8 bits, as published."""
-    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
+logger = logging.getLogger(__name__)
 
 
-def to_tensor(picture: Picture) -> Tensor:
-    """[H, W, 3] uint8 to [3, H, W] float32 in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))).float() / 255
-
-
-def augmented(pictures: list[Picture], rng: np.random.Generator) -> list[Picture]:
-    """The pictures flipped and transposed alike, each of the three with probability one half."""
-    vertical, horizontal, transpose = rng.random(3) < 0.5
-    if vertical:
-        pictures = [picture[::-1] for picture in pictures]
-    if horizontal:
-        pictures = [picture[:, ::-1] for picture in pictures]
-    if transpose:
-        pictures = [picture.transpose(1, 0, 2) for picture in pictures]
-    return pictures
-
-
-def to_sample(low: Picture, high: Picture, sample_q: int | None, rng: np.random.Generator) -> dict[str, Tensor]:
-    """inp [3, h, w], coord [Q, 2], cell [Q, 2], gt [Q, 3] of one pair; all pixels, or `sample_q` distinct ones."""
-    height, width = high.shape[:2]
-    coord = make_coord((height, width))
-    gt = to_tensor(high).flatten(1).T.contiguous()
-    if sample_q is not None:
-        if sample_q > len(coord):
-            raise UsageError(
-                f"sample_q: expected at most the {len(coord)} pixels of a {height} x {width} crop, got {sample_q}"
-            )
-        chosen = torch.from_numpy(rng.choice(len(coord), sample_q, replace=False))
-        coord, gt = coord[chosen], gt[chosen]
-    cell = torch.tensor([2 / height, 2 / width]).expand(len(coord), 2).contiguous()
-    return {"inp": to_tensor(low), "coord": coord, "cell": cell, "gt": gt}
-
-
-class SRImplicitDownsampled(Dataset[dict[str, Tensor]]):
+class SRImplicitDownsampled(Samples):
     """A picture and its bicubic reduction by a scale drawn uniformly from [scale_min, scale_max].
 
+    dataset: item i is [H, W, C] uint8.
     inp_size: side of the low-resolution crop; the truth is a crop of round(inp_size * scale), reduced by itself.
         None takes the whole picture.
-    augment: flips and transposition. sample_q: queries per sample, None for every pixel.
+    augment: flips and transposition.
     detail_candidates: draws that many crops from as many pictures and keeps one with a probability
         proportional to its high-frequency energy; 1 is the published uniform draw.
-    seed: a sample depends only on (seed, epoch, index), whatever the number of workers, so that a resumed
-        run sees what the interrupted one would have seen. The trainer calls `set_epoch`.
-    Pictures smaller than the crop are enlarged by mirroring.
+    Pictures smaller than the crop are enlarged by mirroring, which one warning says. The rest: see `Samples`.
     """
+
+    paired: ClassVar[bool] = False
 
     def __init__(
         self,
-        dataset: Dataset[Picture],
+        dataset: Any,
         inp_size: int | None = None,
         scale_min: float = 1,
         scale_max: float | None = None,
@@ -81,50 +42,45 @@ class SRImplicitDownsampled(Dataset[dict[str, Tensor]]):
         detail_candidates: int = 1,
         seed: int = 0,
     ) -> None:
-        self.dataset: Any = dataset
-        self.inp_size = inp_size
+        super().__init__(dataset, augment, sample_q, seed)
+        self.inp_size = None if inp_size is None else whole_number("inp_size", inp_size)
         self.scale_min = scale_min
         self.scale_max = scale_min if scale_max is None else scale_max
-        self.augment = augment
-        self.sample_q = sample_q
-        self.detail_candidates = detail_candidates
-        self.seed = seed
-        self.epoch = 0
+        self.detail_candidates = whole_number("detail_candidates", detail_candidates)
         if not 1 <= self.scale_min <= self.scale_max:
             raise UsageError(f"scales: expected 1 <= scale_min <= scale_max, got {scale_min} and {scale_max}")
-        if detail_candidates < 1:
-            raise UsageError(f"detail_candidates: expected 1 or more, got {detail_candidates}")
         self._details: dict[int, DetailMap] = {}
+        if self.inp_size is None:
+            return
+        smallest, largest = (round(self.inp_size * scale) for scale in (self.scale_min, self.scale_max))
+        if sample_q is not None and sample_q > smallest**2:
+            raise UsageError(
+                f"sample_q: expected at most the {smallest**2} pixels of a {smallest} x {smallest} crop, got {sample_q}"
+            )
+        warn_small(dataset, largest)
 
-    def set_epoch(self, epoch: int) -> None:
-        """The epoch to draw the next samples for."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng((self.seed, self.epoch, index))
+    def __getitem__(self, index: int) -> Sample:
+        rng = self.rng(index)
         scale = float(rng.uniform(self.scale_min, self.scale_max))
-        low, high = self._whole(index, scale) if self.inp_size is None else self._crop(index, scale, rng)
+        pair = self._whole(index, scale) if self.inp_size is None else self._crop(index, scale, self.inp_size, rng)
         if self.augment:
-            low, high = augmented([low, high], rng)
-        return to_sample(low, high, self.sample_q, rng)
+            pair, _ = augmented(pair, rng)
+        return to_sample(pair, self.sample_q, rng)
 
-    def _whole(self, index: int, scale: float) -> tuple[Picture, Picture]:
-        picture = self.dataset[index]
+    def _whole(self, index: int, scale: float) -> Pair:
+        least = math.ceil(scale)
+        picture = padded(self.dataset[index], least, least)
         # 1e-9: a size that is a whole multiple of the scale must not lose a row to rounding
         height, width = (math.floor(side / scale + 1e-9) for side in picture.shape[:2])
         high = picture[: round(height * scale), : round(width * scale)]
         return resize(high, height, width), high
 
-    def _crop(self, index: int, scale: float, rng: np.random.Generator) -> tuple[Picture, Picture]:
-        assert self.inp_size is not None
-        side = round(self.inp_size * scale)
+    def _crop(self, index: int, scale: float, inp_size: int, rng: np.random.Generator) -> Pair:
+        side = round(inp_size * scale)
         indices = [index, *rng.integers(len(self.dataset), size=self.detail_candidates - 1).tolist()]
         draws = []
         for candidate in indices:
-            picture = padded(self.dataset[candidate], side)
+            picture = padded(self.dataset[candidate], side, side)
             top, left = (int(rng.integers(length - side + 1)) for length in picture.shape[:2])
             draws.append((candidate, picture, top, left))
         chosen = 0
@@ -133,19 +89,24 @@ class SRImplicitDownsampled(Dataset[dict[str, Tensor]]):
             chosen = int(rng.choice(len(draws), p=energies / energies.sum()))
         _, picture, top, left = draws[chosen]
         high = picture[top : top + side, left : left + side]
-        return resize(high, self.inp_size, self.inp_size), high
+        return resize(high, inp_size, inp_size), high
 
     def _detail(self, index: int, picture: Picture) -> DetailMap:
-        entries = getattr(self.dataset, "entries", None)
-        key = index % len(entries) if entries else index
+        key = index % getattr(self.dataset, "count", len(self.dataset))
         if key not in self._details:
             self._details[key] = DetailMap(picture)
         return self._details[key]
 
 
-def padded(picture: Picture, side: int) -> Picture:
-    """The picture, mirrored beyond its lower and right edges where it is smaller than side x side."""
-    missing = [max(0, side - length) for length in picture.shape[:2]]
-    if not any(missing):
-        return picture
-    return np.pad(picture, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")
+def warn_small(dataset: Any, side: int) -> None:
+    """Says which pictures of a folder are smaller than a crop of side x side and so will be mirrored."""
+    store = dataset.stores[0] if hasattr(dataset, "stores") else None
+    if store is None:
+        return
+    sizes = {entry.path.name: store.size(number) for number, entry in enumerate(store.entries)}
+    small = [f"{name} ({height} x {width})" for name, (height, width) in sizes.items() if min(height, width) < side]
+    if small:
+        logger.warning(
+            "%d of %d pictures are smaller than the largest crop, %d x %d, and mirrored beyond their edges: %s",
+            *(len(small), len(sizes), side, side, shown(small)),
+        )
