@@ -106,12 +106,12 @@ def evaluate(
         samples,
         batch_size=whole_number("batch_size", spec["batch_size"]),
         num_workers=spec.get("num_workers", 0),
-        collate_fn=collate,
+        # Batches are made here, so that what is wrong with them is not told through a worker's traceback.
+        collate_fn=list,
         pin_memory=torch.device(device).type == "cuda",
     )
-    batches = tqdm(loader, desc="evaluate", leave=False, disable=True if quiet else None)
     result = measure(
-        batches,
+        map(collate, tqdm(loader, desc="evaluate", leave=False, disable=True if quiet else None)),
         model,
         data_norm,
         config.get("eval_type"),

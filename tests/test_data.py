@@ -1,8 +1,8 @@
-"""The data pipeline: what is read, cropped, reduced and asked."""
+"""Samples of pictures reduced on the fly: what is cropped, reduced and asked; and the specs of data sets."""
 
 from __future__ import annotations
 
-import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from liif_fast.data import ImageFolder, SRImplicitDownsampled, make, make_samples
+from liif_fast.data import ImageFolder, SRImplicitDownsampled, collate, make, make_samples
 from liif_fast.data.detail import DetailMap
-from liif_fast.errors import ImageError, UsageError
+from liif_fast.errors import UsageError
 from liif_fast.geometry import make_coord
 
 
@@ -30,53 +32,7 @@ def folder(tmp_path: Path) -> Path:
     root.mkdir()
     for number, (height, width) in enumerate([(60, 70), (81, 64), (100, 90)]):
         Image.fromarray(noise(height, width, number)).save(root / f"{number}.png")
-    (root / "notes.txt").write_text("not a picture")
     return root
-
-
-@pytest.mark.parametrize("cache", ["none", "bin", "in_memory"])
-def test_folder_gives_the_pictures_in_order_and_repeats(folder: Path, cache: str) -> None:
-    pictures = ImageFolder(folder, repeat=2, cache=cache)
-    assert len(pictures) == 6
-    for index, (height, width, seed) in enumerate([(60, 70, 0), (81, 64, 1), (100, 90, 2), (60, 70, 0)]):
-        for _ in range(2):
-            assert np.array_equal(pictures[index], noise(height, width, seed))
-
-
-def test_folder_chooses_by_split_and_first_k(folder: Path, tmp_path: Path) -> None:
-    split = tmp_path / "split.json"
-    split.write_text(json.dumps({"train": ["2.png", "0.png"], "test": ["1.png"]}))
-    pictures = ImageFolder(folder, split_file=str(split), split_key="train")
-    assert [path.name for path, _ in pictures.entries] == ["2.png", "0.png"]
-    assert len(ImageFolder(folder, first_k=1)) == 1
-
-
-def test_folder_shrinks(folder: Path) -> None:
-    pictures = ImageFolder(folder, shrink=[1, 2], cache="in_memory")
-    assert len(pictures) == 6
-    expected = Image.fromarray(noise(81, 64, 1)).resize((32, 40), Image.Resampling.BICUBIC)
-    assert np.array_equal(pictures[4], np.asarray(expected))
-
-
-def test_folder_reads_gray_and_alpha_as_rgb(tmp_path: Path) -> None:
-    Image.new("L", (5, 4), 7).save(tmp_path / "gray.png")
-    Image.new("RGBA", (5, 4), (1, 2, 3, 0)).save(tmp_path / "rgba.png")
-    pictures = ImageFolder(tmp_path)
-    assert pictures[0].tolist() == [[[7, 7, 7]] * 5] * 4
-    assert pictures[1].tolist() == [[[1, 2, 3]] * 5] * 4
-
-
-def test_folder_errors(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="found none"):
-        ImageFolder(tmp_path / "empty")
-    with pytest.raises(UsageError, match="not a folder"):
-        ImageFolder(tmp_path / "missing")
-    with pytest.raises(UsageError, match="cache"):
-        ImageFolder(folder, cache="ram")
-    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    with pytest.raises(ImageError, match=r"broken\.png"):
-        ImageFolder(folder, cache="in_memory")
 
 
 class One:
@@ -101,7 +57,7 @@ def coordinates_as_picture(height: int, width: int) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("scale", [1.0, 2.0, 2.7, 4.0])
 @pytest.mark.parametrize("index", range(4))
 def test_a_crop_is_a_part_of_the_picture_and_its_bicubic_reduction(scale: float, index: int) -> None:
-    samples: Any = SRImplicitDownsampled(One(coordinates_as_picture(200, 220)), 24, scale)  # type: ignore[arg-type]
+    samples: Any = SRImplicitDownsampled(One(coordinates_as_picture(200, 220)), 24, scale)
     sample = samples[index]
     side = round(24 * scale)
     truth = (sample["gt"] * 255).round().to(torch.uint8).view(side, side, 3).numpy()
@@ -114,7 +70,7 @@ def test_a_crop_is_a_part_of_the_picture_and_its_bicubic_reduction(scale: float,
 
 
 def test_queries_are_distinct_pixels_with_their_own_colours() -> None:
-    samples: Any = SRImplicitDownsampled(One(coordinates_as_picture(99, 99)), 20, 2, sample_q=700, augment=False)  # type: ignore[arg-type]
+    samples: Any = SRImplicitDownsampled(One(coordinates_as_picture(99, 99)), 20, 2, sample_q=700, augment=False)
     sample = samples[0]
     side = 40
     pixels = (((sample["coord"] + 1) * side - 1) / 2).round().long()
@@ -123,11 +79,11 @@ def test_queries_are_distinct_pixels_with_their_own_colours() -> None:
     assert len(torch.unique(colours[:, 0] - pixels[:, 0])) == 1
     assert len(torch.unique(colours[:, 1] - pixels[:, 1])) == 1
     with pytest.raises(UsageError, match="sample_q"):
-        SRImplicitDownsampled(One(noise(99, 99, 0)), 8, 1, sample_q=65)[0]  # type: ignore[arg-type]
+        SRImplicitDownsampled(One(noise(99, 99, 0)), 8, 1, sample_q=65)[0]
 
 
 def test_augmentation_turns_input_and_truth_alike_in_eight_ways() -> None:
-    samples: Any = SRImplicitDownsampled(One(coordinates_as_picture(16, 16)), 16, 1, augment=True)  # type: ignore[arg-type]
+    samples: Any = SRImplicitDownsampled(One(coordinates_as_picture(16, 16)), 16, 1, augment=True)
     seen = set()
     for epoch in range(100):
         samples.set_epoch(epoch)
@@ -139,7 +95,7 @@ def test_augmentation_turns_input_and_truth_alike_in_eight_ways() -> None:
 
 
 def test_whole_pictures_are_cut_to_the_scale() -> None:
-    samples: Any = SRImplicitDownsampled(One(noise(33, 47, 5)), None, 4)  # type: ignore[arg-type]
+    samples: Any = SRImplicitDownsampled(One(noise(33, 47, 5)), None, 4)
     sample = samples[0]
     assert sample["inp"].shape == (3, 8, 11)
     truth = noise(33, 47, 5)[:32, :44]
@@ -149,13 +105,84 @@ def test_whole_pictures_are_cut_to_the_scale() -> None:
 
 def test_small_pictures_are_mirrored() -> None:
     picture = noise(10, 50, 1)
-    samples: Any = SRImplicitDownsampled(One(picture), 20, 1)  # type: ignore[arg-type]
+    samples: Any = SRImplicitDownsampled(One(picture), 20, 1)
     inp = (samples[0]["inp"] * 255).round().to(torch.uint8).permute(1, 2, 0)
     assert torch.equal(inp[10:], inp[:10].flip(0))
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(1, 60),
+    width=st.integers(1, 60),
+    inp_size=st.integers(1, 14),
+    scale=st.floats(1, 4),
+    channels=st.sampled_from([1, 3, 4]),
+    augment=st.booleans(),
+)
+def test_any_picture_gives_a_crop_and_its_reduction(
+    height: int, width: int, inp_size: int, scale: float, channels: int, augment: bool
+) -> None:
+    picture = np.random.RandomState(3).randint(0, 256, (height, width, channels)).astype(np.uint8)
+    samples: Any = SRImplicitDownsampled(One(picture), inp_size, scale, augment=augment)
+    sample = samples[1]
+    side = round(inp_size * scale)
+    truth = (sample["gt"] * 255).round().to(torch.uint8).view(side, side, channels).numpy()
+    # Turned back by each of the eight ways: one of them is a part of the picture, and its reduction is the input.
+    mirrored = np.pad(picture, ((0, max(0, side - height)), (0, max(0, side - width)), (0, 0)), "symmetric")
+    parts = np.lib.stride_tricks.sliding_window_view(mirrored, (side, side), axis=(0, 1)).transpose(0, 1, 3, 4, 2)
+    inp = (sample["inp"] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    ways = [(turned(truth, way), turned(inp, way)) for way in range(8 if augment else 1)]
+    found = [(high, low) for high, low in ways if (parts == high).all(axis=(2, 3, 4)).any()]
+    reduced = [
+        np.stack([np.asarray(Image.fromarray(c).resize((inp_size,) * 2, Image.Resampling.BICUBIC)) for c in high], 2)
+        for high in (np.ascontiguousarray(np.moveaxis(high, 2, 0)) for high, _ in found)
+    ]
+    assert any(np.array_equal(r, low) for r, (_, low) in zip(reduced, found, strict=True))
+    assert torch.equal(sample["coord"], make_coord((side, side)))
+    assert torch.equal(sample["cell"], torch.full((side * side, 2), 2 / side))
+
+
+def turned(picture: NDArray[np.uint8], way: int) -> NDArray[np.uint8]:
+    """The inverse of one of the eight flips and transpositions."""
+    picture = picture.transpose(1, 0, 2) if way & 4 else picture
+    picture = picture[:, ::-1] if way & 2 else picture
+    return picture[::-1] if way & 1 else picture
+
+
+@settings(max_examples=40, deadline=None)
+@given(height=st.integers(1, 40), width=st.integers(1, 40), scale=st.floats(1, 9))
+def test_any_whole_picture_is_reduced_by_the_scale(height: int, width: int, scale: float) -> None:
+    samples: Any = SRImplicitDownsampled(One(coordinates_as_picture(height, width)), None, scale)
+    sample = samples[0]
+    least = math.ceil(scale)
+    small = [int(max(side, least) / scale + 1e-9) for side in (height, width)]
+    large = [round(side * scale) for side in small]
+    assert sample["inp"].shape == (3, *small)
+    truth = (sample["gt"] * 255).round().view(*large, 3)
+    rows, columns = (min(a, b) for a, b in zip(large, (height, width), strict=True))
+    assert truth[:rows, 0, 0].tolist() == list(range(rows))
+    assert truth[0, :columns, 1].tolist() == list(range(columns))
+
+
+def test_a_truth_with_fewer_pixels_than_queries_gives_all_of_them() -> None:
+    samples: Any = SRImplicitDownsampled(One(coordinates_as_picture(5, 7)), None, 1, sample_q=80)
+    colours = [tuple(colour) for colour in (samples[0]["gt"][:, :2] * 255).round().int().tolist()]
+    assert len(colours) == 80
+    assert {colours.count((row, column)) for row in range(5) for column in range(7)} == {2, 3}
+
+
+def test_small_pictures_are_told_of(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    SRImplicitDownsampled(ImageFolder(folder), 15, 1, 4)
+    assert not caplog.messages
+    SRImplicitDownsampled(ImageFolder(folder), 17, 1, 4)
+    assert caplog.messages == [
+        "2 of 3 pictures are smaller than the largest crop, 68 x 68, and mirrored beyond their edges: "
+        "0.png (60 x 70), 1.png (81 x 64)"
+    ]
+
+
 def test_scales_cover_the_range() -> None:
-    samples: Any = SRImplicitDownsampled(One(noise(90, 90, 1)), 20, 1, 4)  # type: ignore[arg-type]
+    samples: Any = SRImplicitDownsampled(One(noise(90, 90, 1)), 20, 1, 4)
     scales = []
     for epoch in range(60):
         samples.set_epoch(epoch)
@@ -164,7 +191,7 @@ def test_scales_cover_the_range() -> None:
     assert 3.7 < max(scales) <= 4
     assert np.mean(scales) == pytest.approx(2.5, abs=0.4)
     with pytest.raises(UsageError, match="scale_min"):
-        SRImplicitDownsampled(One(noise(9, 9, 1)), 4, 3, 2)  # type: ignore[arg-type]
+        SRImplicitDownsampled(One(noise(9, 9, 1)), 4, 3, 2)
 
 
 def test_samples_depend_on_seed_epoch_and_index_only(folder: Path) -> None:
@@ -204,7 +231,7 @@ def test_detailed_crops_are_preferred() -> None:
     picture[:, 448:] = noise(128, 64, 3)
 
     def share_of_detail(candidates: int) -> float:
-        samples: Any = SRImplicitDownsampled(One(picture), 32, detail_candidates=candidates)  # type: ignore[arg-type]
+        samples: Any = SRImplicitDownsampled(One(picture), 32, detail_candidates=candidates)
         hits = 0
         for epoch in range(60):
             samples.set_epoch(epoch)
@@ -215,10 +242,43 @@ def test_detailed_crops_are_preferred() -> None:
     assert share_of_detail(8) > 0.6
 
 
-def test_unknown_names_and_arguments_are_named(folder: Path) -> None:
-    with pytest.raises(UsageError, match="image-foldr"):
-        make({"name": "image-foldr", "args": {}})
-    with pytest.raises(UsageError, match="rot_path"):
-        make({"name": "image-folder", "args": {"rot_path": "x"}})
-    with pytest.raises(UsageError, match="wrapper"):
-        make_samples({"dataset": {"name": "image-folder", "args": {"root_path": str(folder)}}, "batch_size": 1})
+FOLDER = {"name": "image-folder", "args": {"root_path": "pictures"}}
+WRAPPER = {"name": "sr-implicit-downsampled"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"dataset": {"name": "image-foldr"}}, "unknown dataset: .*got 'image-foldr'; did you mean 'image-folder'?"),
+        ({"dataset": {"name": "image-folder", "args": {"rot_path": "x"}}}, "'rot_path'; did you mean 'root_path'?"),
+        ({"dataset": {"name": "image-folder"}}, "image-folder: expected the argument root_path, got none"),
+        ({"dataset": WRAPPER}, "unknown dataset"),
+        ({"wrapper": {"name": "sr-implicit-pared"}}, "unknown wrapper: .*; did you mean 'sr-implicit-paired'?"),
+        ({"wrapper": {**WRAPPER, "args": {"scale_mx": 4}}}, "'scale_mx'; did you mean 'scale_max'?"),
+        ({"wrapper": {**WRAPPER, "args": {"xyz": 4}}}, "unknown argument 'xyz'; it takes dataset, inp_size"),
+        ({"wrapper": {**WRAPPER, "args": {"inp_size": "48"}}}, "inp_size: expected a whole number"),
+        ({"wrapper": {"name": "sr-implicit-paired"}}, "expected the dataset paired-image-folders, got image-folder"),
+        ({"batch_sise": 2}, "unknown key 'batch_sise'; did you mean 'batch_size'?"),
+    ],
+)
+def test_wrong_specs_say_what_is_right(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, spec: dict[str, Any], message: str
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises(UsageError, match=message.replace("?", "[?]")):
+        make_samples({"dataset": FOLDER, "wrapper": WRAPPER, "batch_size": 1, **spec})
+
+
+def test_incomplete_specs(folder: Path) -> None:
+    with pytest.raises(UsageError, match="wrapper is missing"):
+        make_samples({"dataset": FOLDER, "batch_size": 1})
+    with pytest.raises(UsageError, match="unknown dataset or wrapper"):
+        make({"args": {}})
+
+
+def test_a_batch_of_many_sizes_says_what_to_set() -> None:
+    samples: Any = SRImplicitDownsampled(One(noise(40, 40, 1)), 8, 1, 4)
+    with pytest.raises(UsageError, match="set sample_q of the wrapper, or batch_size: 1"):
+        collate([samples[0], samples[1]])
+    samples.sample_q = 30
+    assert collate([samples[0], samples[1]])["gt"].shape == (2, 30, 3)

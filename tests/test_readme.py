@@ -63,21 +63,22 @@ def desk(tmp_path: Path) -> Path:
     liif_fast.save(liif_fast.load(), tmp_path / "edsr-baseline-liif.pth")
     (tmp_path / "photos").mkdir()
     photograph.save(tmp_path / "photos" / "osprey.png")
-    write_config(tmp_path / "config.yaml")
+    write_configs(tmp_path)
     return tmp_path
 
 
-def write_config(path: Path) -> None:
-    """The README's training configuration, with an epoch of one small batch."""
+def write_configs(folder: Path) -> None:
+    """The README's configurations for training, with an epoch of one small batch, and for evaluating."""
     import yaml
 
-    (block,) = blocks("yaml")
-    config: dict[str, Any] = yaml.safe_load(block.text)
+    training, evaluating = blocks("yaml")
+    (folder / "evaluate.yaml").write_text(evaluating.text)
+    config: dict[str, Any] = yaml.safe_load(training.text)
     train = config["train_dataset"]
     train["dataset"]["args"]["repeat"] = 1
     train["wrapper"]["args"] |= {"inp_size": 16, "sample_q": 64}
     config |= {"epoch_max": 1}
-    path.write_text(yaml.safe_dump(config))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
 
 
 def run(command: list[str], cwd: Path) -> str:

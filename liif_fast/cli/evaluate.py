@@ -58,9 +58,7 @@ def run(args: argparse.Namespace) -> int:
         device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
         result = evaluate(config, checkpoint.load(args.model, device), device, args.quiet or args.json)
     except LiifError as error:
-        # A worker process's error carries its traceback; the last line says it all.
-        message = str(error).strip().splitlines()[-1].removeprefix("liif_fast.errors.UsageError: ")
-        print(f"liif-fast evaluate: {message}", file=sys.stderr)
+        print(f"liif-fast evaluate: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     seconds = time.perf_counter() - started
     eval_type = config.get("eval_type") or "none"
