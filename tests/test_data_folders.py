@@ -346,3 +346,12 @@ def test_sizes_that_do_not_fit_name_the_files(tmp_path: Path) -> None:
         PairedImageFolders(*mixed)
     other = pairs(tmp_path, {"a.png": (20, 40), "b.png": (21, 13)}, {"a.png": (60, 80), "b.png": (63, 26)})
     assert len(PairedImageFolders(*other)) == 2
+
+
+def test_running_out_of_memory_is_not_taken_for_damage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("liif_fast.data.pictures._pixels", exhausted)
+    with pytest.raises(MemoryError):
+        ImageFolder(folder, cache="in_memory")

@@ -99,7 +99,7 @@ def test_it_prints_a_line_and_takes_val_dataset_where_there_is_no_test(
     config = {"val_dataset": DOWN, "eval_type": "div2k-4", "model": {"name": "liif"}, "epoch_max": 3}
     assert run(config, "-q") == 0
     captured = capsys.readouterr()
-    assert captured.out.startswith("PSNR 24.6822 dB (div2k-4, 1 samples, ")
+    assert captured.out.startswith("PSNR 24.6822 dB (div2k-4, samples: 1, ")
     assert captured.err == ""
 
 

@@ -73,5 +73,5 @@ def run(args: argparse.Namespace) -> int:
         }
         print(json.dumps(record))
     else:
-        print(f"PSNR {result.psnr:.4f} dB ({eval_type}, {result.samples} samples, {seconds:.1f} s)")
+        print(f"PSNR {result.psnr:.4f} dB ({eval_type}, samples: {result.samples}, {seconds:.1f} s)")
     return 1 if result.skipped else 0

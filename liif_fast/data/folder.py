@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from liif_fast.data.pairing import check_scales, without_partner
 from liif_fast.data.pictures import SUFFIXES, Picture
+from liif_fast.data.samples import whole_number
 from liif_fast.data.store import Entry, Store
 from liif_fast.errors import ImageError, UsageError, suggestion
 
@@ -30,10 +31,8 @@ class Folders:
     """
 
     def __init__(self, stores: Sequence[Store], repeat: int) -> None:
-        if not isinstance(repeat, int) or repeat < 1:
-            raise UsageError(f"repeat: expected a whole number of 1 or more, got {repeat!r}")
         self.stores = stores
-        self.repeat = repeat
+        self.repeat = whole_number("repeat", repeat)
         self.skipped: list[str] = []
         self._leave_out_failures()
         # Shared by all worker processes, so that each damaged picture is reported once.
@@ -174,8 +173,8 @@ def open_folder(
 ) -> Store:
     """The pictures of a folder by the arguments of `ImageFolder`."""
     for name, value in (("first_k", first_k), ("channels", channels), *(("shrink", factor) for factor in shrink)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise UsageError(f"{name}: expected a whole number of 1 or more, got {value!r}")
+        if value is not None:
+            whole_number(name, value)
     root = Path(root_path).expanduser()
     names = (_listed(root) if split_file is None else _split(Path(split_file), split_key))[:first_k]
     if not names or not shrink:

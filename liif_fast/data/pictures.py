@@ -36,7 +36,7 @@ def decode(data: bytes, path: Path, shrink: int = 1, channels: int = 3) -> Pictu
     """`read_picture` of a file's bytes; the ImageError gives the reason alone."""
     try:
         picture = _array(data) if path.suffix.lower() == ARRAY else _pixels(data, channels)
-    except ImageError:
+    except (ImageError, MemoryError):
         raise
     # Decoders answer damaged files with errors of any type.
     except Exception as error:
