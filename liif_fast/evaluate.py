@@ -168,7 +168,8 @@ def measure(
         count += len(inp)
     model.train(training)
     if count == 0:
-        raise UsageError(f"evaluation: expected one picture or more, got none{' that is large enough' * bool(seen)}")
+        enough = " that is large enough" if seen else ""
+        raise UsageError(f"evaluation: expected one picture or more, got none{enough}")
     return Result(total / count, count, skipped)
 
 
