@@ -1,86 +1,51 @@
-"""Training from a published configuration: the loop, its schedule, its checkpoints and its log."""
+"""Training from a published configuration: the loop, on one process or on several."""
 
 from __future__ import annotations
 
 import copy
-import csv
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from liif_fast import models
+from liif_fast import config as configuration
+from liif_fast import distributed, models
 from liif_fast.bilinear_init import bilinear_init
-from liif_fast.checkpoint import read_pickled
 from liif_fast.data import make_samples
-from liif_fast.errors import CheckpointError, LiifError, UsageError
+from liif_fast.errors import UsageError
 from liif_fast.evaluate import IDENTITY_NORM, Normalisation, eval_psnr
-from liif_fast.files import replacing
+from liif_fast.interrupts import Interrupts, Stopped
+from liif_fast.loading import Batch, Order, one_line_errors, training_batches, validation_loader
+from liif_fast.optimizer import Averager, make_optimizer
 from liif_fast.schedule import learning_rate_factor
+from liif_fast.training_log import Log, Row
+from liif_fast.training_state import TrainingError, check_model, load_optimizer, read_state, write_state
 
 LAST = "epoch-last.pth"
-OPTIMIZERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-LOG_COLUMNS = ("epoch", "step", "lr", "loss", "psnr", "seconds", "images_per_second")
-
-
-class TrainingError(LiifError, RuntimeError):
-    """Training cannot go on."""
-
-
-class Averager:
-    """Exponential moving average of a model's parameters, kept as a model of its own."""
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self.decay = decay
-
-    @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Moves the average; early steps count for more, so that the start is soon forgotten."""
-        keep = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - keep)
-
-
-def make_optimizer(model: nn.Module, spec: dict[str, Any]) -> torch.optim.Optimizer:
-    """The optimizer of a published `{name: adam | sgd, args[, sd]}` spec; its state is loaded if there is one."""
-    if spec.get("name") not in OPTIMIZERS:
-        raise UsageError(f"optimizer: expected one of {', '.join(OPTIMIZERS)}, got {spec.get('name')!r}")
-    # YAML 1.1 reads 1e-4, without a dot, as text
-    args = {key: float(value) if isinstance(value, str) else value for key, value in spec["args"].items()}
-    optimizer = OPTIMIZERS[spec["name"]](model.parameters(), **args)
-    if "sd" in spec:
-        optimizer.load_state_dict(spec["sd"])
-    return optimizer
-
-
-def read_state(path: Path) -> dict[str, Any]:
-    """A checkpoint to train on from: {model {name, args, sd}, optimizer {..., sd}, epoch, ...}.
-
-    Raises CheckpointError when there is none, or when it holds weights only.
-    """
-    try:
-        state = read_pickled(path)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    if not isinstance(state, dict) or not {"model", "optimizer", "epoch"} <= state.keys():
-        raise CheckpointError(f"{path}: expected a training checkpoint with the keys model, optimizer and epoch")
-    return state
+BEST = "epoch-best.pth"
+AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# Steps between two looks at a GPU's loss: each look waits for the GPU.
+GPU_CHECK = 16
 
 
 class Trainer:
     """One training run, in the folder that holds its checkpoints and its log.
 
     config: the published keys (see the module `liif_fast.config` for all of them).
-    folder: made if missing; nothing in it is ever removed, only `epoch-last.pth`, `epoch-best.pth` and
-        `epoch-N.pth` are replaced, each whole or not at all.
+    folder: made if missing; nothing in it is ever removed, only `epoch-last.pth`, `epoch-best.pth`, `epoch-N.pth` and
+        `curve.png` are replaced, each whole or not at all.
     resume: a checkpoint to go on from; exact if this class wrote it, else from its model, optimizer and epoch.
-    device: where the model is. quiet: no progress bar.
+    device: where the model is.
+    say: takes a line for the user, at the end of each epoch; with it there is a progress bar too, on a terminal.
+
+    Within `distributed.joined` every process makes a Trainer of its own: a batch is split over them, the first one
+    writes.
     """
 
     def __init__(
@@ -89,179 +54,262 @@ class Trainer:
         folder: Path,
         resume: Path | None = None,
         device: torch.device | str = "cpu",
-        quiet: bool = False,
+        say: Callable[[str], None] | None = None,
     ) -> None:
+        configuration.check(config, required=configuration.TRAINING)
         self.config = config
         self.folder = folder
         self.device = torch.device(device)
-        self.quiet = quiet
-        self.seed = int(config.get("seed", 0))
+        self.rank, self.processes = distributed.world()
+        self.say = say if self.rank == 0 else None
+        self.seed = int(config.get("seed") or 0)
         torch.manual_seed(self.seed)
         self.data_norm = config.get("data_norm") or IDENTITY_NORM
         self.norm = Normalisation(self.data_norm, self.device)
-        self.train_samples = make_samples(config["train_dataset"])
-        self.train_samples.seed = self.seed
-        self.val_samples = make_samples(config["val_dataset"]) if config.get("val_dataset") else None
+        self.interrupts = Interrupts()
+        self._make_data()
+        self._make_model(resume)
 
+    def _make_data(self) -> None:
+        spec, val_spec = self.config["train_dataset"], self.config.get("val_dataset")
+        self.train_samples = make_samples(spec)
+        self.train_samples.seed = self.seed
+        self.order = Order(len(self.train_samples), spec["batch_size"], self.seed)
+        self.val_batches: Iterable[Batch] | None = None
+        if val_spec is not None:
+            self.val_batches, self.val_count = validation_loader(
+                make_samples(val_spec), val_spec["batch_size"], self.device, val_spec.get("num_workers")
+            )
+
+    def _make_model(self, resume: Path | None) -> None:
+        config = self.config
         self.epoch, self.batch, self.step = 1, 0, 0
-        self.best = float("-inf")
-        state = read_state(resume) if resume is not None else None
-        self.model_spec = {key: value for key, value in (state or config)["model"].items() if key != "sd"}
-        self.model = cast(Any, models.make(self.model_spec).to(self.device))
-        self.model.data_norm = copy.deepcopy(self.data_norm)
-        if state is None and config.get("init") == "bilinear":
+        self.best, self.loss = float("-inf"), 0.0
+        state = None if resume is None else read_state(resume)
+        self.model = cast(Any, models.make(config["model"]))
+        if state is not None and resume is not None:
+            check_model(self.model, state, resume)
+        elif config.get("init") == "bilinear":
             bilinear_init(self.model)
-        self.average = Averager(self.model, float(config.get("ema", 0)))
-        optimizer_spec = config["optimizer"]
-        if state is not None:
-            optimizer_spec = {**optimizer_spec, "sd": state["optimizer"]["sd"]}
-            self._restore(state)
-        self.optimizer = make_optimizer(self.model, optimizer_spec)
-        self.base_rates = [float(optimizer_spec["args"]["lr"])] * len(self.optimizer.param_groups)
+        self.model.data_norm = copy.deepcopy(self.data_norm)
+        self.model.to(self.device)
         if config.get("channels_last"):
             self.model.encoder.to(memory_format=torch.channels_last)
+        self.average = Averager(self.model, float(config.get("ema") or 0))
+        self.optimizer = make_optimizer(self.model, config["optimizer"])
+        self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.amp = AMP.get(config.get("amp") or "")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp is torch.float16)
+        if state is not None and resume is not None:
+            load_optimizer(self.optimizer, config["optimizer"]["name"], state, resume)
+            self._restore(state)
+        self.trained = self.model
+        if self.processes > 1:
+            self.trained = DistributedDataParallel(
+                self.model, device_ids=[self.device] if self.device.type == "cuda" else None
+            )
 
     def _restore(self, state: dict[str, Any]) -> None:
+        own = state.get("training") or {}
         self.average.model.load_state_dict(state["model"]["sd"])
-        own = state.get("training")
-        self.model.load_state_dict(own["sd"] if own else state["model"]["sd"])
+        self.model.load_state_dict(own.get("sd") or state["model"]["sd"])
         self.epoch = state["epoch"] + 1
-        steps = -(-len(self.train_samples) // self.config["train_dataset"]["batch_size"])
-        self.step = state["epoch"] * steps
-        if own:
-            self.batch, self.step, self.best = own["batch"], own["step"], own["best"]
+        self.step = own.get("step", state["epoch"] * self.order.batches)
+        self.batch = min(own.get("batch", 0), self.order.batches)
+        self.best, self.loss = own.get("best", self.best), own.get("loss", 0.0)
+        if own.get("scaler"):
+            self.scaler.load_state_dict(own["scaler"])
+        if "random" in own:
+            torch.set_rng_state(own["random"])
+        if "cuda_random" in own and self.device.type == "cuda":
+            torch.cuda.set_rng_state(own["cuda_random"], self.device)
 
     def run(self) -> float:
         """Trains to `epoch_max`; returns the best validation PSNR in dB (-inf without validation).
 
-        On KeyboardInterrupt the state is saved into epoch-last.pth, exact to the batch, and the interrupt passed on.
+        On SIGINT or SIGTERM the step is finished, the state saved into epoch-last.pth, exact to the batch, and
+        KeyboardInterrupt raised; a second signal interrupts at once, without saving.
+        Raises TrainingError when the loss is not finite or a file cannot be written.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        every = self.config.get("epoch_val")
-        keep = self.config.get("epoch_save")
-        while self.epoch <= self.config["epoch_max"]:
-            started, first = time.monotonic(), self.batch
-            try:
-                loss = self._train_epoch()
-            except KeyboardInterrupt:
-                self._save(LAST, self.epoch - 1)
-                raise
-            seconds = time.monotonic() - started
-            value = None
-            if self.val_samples is not None and every and self.epoch % every == 0:
-                value = self.validate()
-            finished, self.batch, self.epoch = self.epoch, 0, self.epoch + 1
-            is_best = value is not None and value > self.best
-            if is_best and value is not None:
-                self.best = value
-            self._save(LAST, finished)
-            if is_best:
-                self._save("epoch-best.pth", finished)
-            if keep and finished % keep == 0:
-                self._save(f"epoch-{finished}.pth", finished)
-            batch_size = self.config["train_dataset"]["batch_size"]
-            images = len(self.train_samples) - first * batch_size
-            self._log(finished, loss, value, seconds, images / seconds)
+        log = self._open_log()
+        started, first = time.monotonic(), self.epoch + self.batch / self.order.batches
+        places = (self.epoch, self.batch, self.config["epoch_max"])
+        batches = training_batches(
+            self.train_samples, self.order, places, self.device, self.config["train_dataset"].get("num_workers")
+        )
+        with self.interrupts, self._progress() as self.bar:
+            while self.epoch <= self.config["epoch_max"]:
+                try:
+                    row = self._run_epoch(batches)
+                except Stopped:
+                    self._save(LAST, self.epoch - 1)
+                    raise
+                is_best = row.psnr is not None and row.psnr > self.best
+                if is_best and row.psnr is not None:
+                    self.best = row.psnr
+                self.epoch, self.batch, self.loss = self.epoch + 1, 0, 0.0
+                self._save_epoch(row.epoch, is_best)
+                if log is not None:
+                    log.write(row)
+                if self.say is not None:
+                    left = (time.monotonic() - started) / (self.epoch - first) * (places[2] - row.epoch)
+                    self.say(self._line(row, left))
+        if log is not None:
+            log.close()
         return self.best
 
-    def _batches(self) -> Iterator[dict[str, Tensor]]:
-        """The batches of this epoch that are still to come, the order drawn from (seed, epoch)."""
-        spec = self.config["train_dataset"]
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.train_samples)).tolist()
-        size = spec["batch_size"]
-        batches = [order[start : start + size] for start in range(0, len(order), size)]
-        self.train_samples.set_epoch(self.epoch)
-        loader: DataLoader[dict[str, Tensor]] = DataLoader(
-            self.train_samples,
-            batch_sampler=batches[self.batch :],
-            num_workers=spec.get("num_workers", 0),
-            pin_memory=self.device.type == "cuda",
-        )
-        bar = tqdm(loader, total=len(batches), initial=self.batch, leave=False, disable=self.quiet)
-        bar.set_description(f"epoch {self.epoch}/{self.config['epoch_max']}")
-        return iter(bar)
+    def _open_log(self) -> Log | None:
+        if self.rank != 0:
+            return None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            configuration.save_config(self.config, self.folder)
+        except OSError as error:
+            raise UsageError(f"{self.folder}: expected a folder to write into, {error.strerror}") from error
+        return Log(self.folder, self.epoch, self.say or (lambda line: None))
 
-    def _train_epoch(self) -> float:
-        """One epoch from batch `self.batch` on; returns the mean L1 loss."""
+    def _progress(self) -> Any:
+        """The bar of the whole run, in images; none where standard error is not a terminal."""
+        return tqdm(
+            total=self.order.length * self.config["epoch_max"],
+            initial=self.order.length * (self.epoch - 1) + min(self.batch * self.order.size, self.order.length),
+            unit="img",
+            unit_scale=True,
+            disable=True if self.say is None else None,
+        )
+
+    def _run_epoch(self, batches: Iterator[Batch]) -> Row:
+        """The rest of this epoch, and its validation if one is due; the state is whole when Stopped is raised."""
+        started = time.monotonic()
+        images = self._train_epoch(batches)
+        seconds = time.monotonic() - started
+        every = self.config.get("epoch_val")
+        value = self.validate() if self.val_batches is not None and every and self.epoch % every == 0 else None
+        rate = images / seconds if images else 0.0
+        return Row(self.epoch, self.step, self.optimizer.param_groups[0]["lr"], self._mean_loss(), value, seconds, rate)
+
+    def _train_epoch(self, batches: Iterator[Batch]) -> int:
+        """Trains from batch `self.batch` to the end of the epoch; returns the number of images."""
         self.model.train()
-        total, count = 0.0, 0
-        total_steps = self.step - self.batch + self._steps_left()
-        for batch in self._batches():
+        self.bar.set_description(f"epoch {self.epoch}/{self.config['epoch_max']}")
+        epochs_left = self.config["epoch_max"] - self.epoch + 1
+        total_steps = self.step - self.batch + self.order.batches * epochs_left
+        check_every = GPU_CHECK if self.device.type == "cuda" else 1
+        images = 0
+        # Sums stay on the device: reading one waits for all that was asked of a GPU before.
+        losses = torch.tensor(self.loss, dtype=torch.float64, device=self.device)
+        while self.batch < self.order.batches:
             factor = learning_rate_factor(self.config, self.epoch, self.step, total_steps)
             for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
                 group["lr"] = rate * factor
-            total += self._train_step(batch)
-            count += 1
+            losses += self._train_step(next(batches))
+            joint = self.order.joint(self.batch)
+            images += joint
             self.step += 1
             self.batch += 1
             self.average.update(self.model, self.step)
-        return total / max(count, 1)
+            self.bar.update(joint)
+            due = self.batch % check_every == 0 or self.batch == self.order.batches
+            if due or (self.processes == 1 and self.interrupts.stopped):
+                self._check(losses)
+        return images
 
-    def _steps_left(self) -> int:
-        """Steps from the start of this epoch to the end of the run."""
-        steps = -(-len(self.train_samples) // self.config["train_dataset"]["batch_size"])
-        return steps * (self.config["epoch_max"] - self.epoch + 1)
-
-    def _train_step(self, batch: dict[str, Tensor]) -> float:
+    def _train_step(self, batch: Batch) -> Tensor:
+        """One step of the optimizer; returns this process's part of the joint batch's mean L1 loss."""
         inp, coord, cell, gt = (batch[key].to(self.device, non_blocking=True) for key in ("inp", "coord", "cell", "gt"))
         inp = self.norm.inp(inp)
         if self.config.get("channels_last"):
             inp = inp.contiguous(memory_format=torch.channels_last)
-        loss = nn.functional.l1_loss(self.model(inp, coord, cell), self.norm.gt(gt))
-        value = loss.item()
-        if not np.isfinite(value):
-            raise TrainingError(f"epoch {self.epoch}, step {self.step}: the loss is {value}; lower the learning rate")
+        with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
+            prediction = self.trained(inp, coord, cell)
+        loss = nn.functional.l1_loss(prediction.float(), self.norm.gt(gt)) * self.order.share(self.batch)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        self.scaler.scale(loss).backward()
         if self.config.get("clip_grad"):
+            self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), float(self.config["clip_grad"]))
-        self.optimizer.step()
-        return value
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.detach()
+
+    def _check(self, losses: Tensor) -> None:
+        """Looks at the sum of losses, and whether any process was told to stop, with one answer for all of them."""
+        stopped = losses.new_tensor(float(self.interrupts.stopped))
+        self.loss, stops = (distributed.total(torch.stack([losses, stopped])) / self.processes).tolist()
+        if not math.isfinite(self.loss):
+            raise TrainingError(
+                f"epoch {self.epoch}, step {self.step}: the loss is {self.loss}; lower the learning rate"
+            )
+        shown = {"loss": f"{self._mean_loss():.4f}"}
+        if self.best > float("-inf"):
+            shown["best"] = f"{self.best:.2f} dB"
+        self.bar.set_postfix(shown, refresh=False)
+        if stops:
+            raise Stopped
+
+    def _mean_loss(self) -> float:
+        """Of the batches of this epoch, up to the last look."""
+        return self.loss / self.batch
 
     def validate(self) -> float:
         """PSNR in dB of the averaged weights on the validation samples, the same ones every time."""
-        assert self.val_samples is not None
-        loader = DataLoader(self.val_samples, batch_size=self.config["val_dataset"]["batch_size"])
-        return eval_psnr(
-            tqdm(loader, desc="validation", leave=False, disable=self.quiet),
-            self.average.model,
-            self.data_norm,
-            self.config.get("eval_type"),
-            self.config.get("eval_bsize"),
-            self.device,
-        )
+        assert self.val_batches is not None
+        value = 0.0
+        if self.val_count:
+            value = eval_psnr(
+                self._uninterrupted(self.val_batches),
+                self.average.model,
+                self.data_norm,
+                self.config.get("eval_type"),
+                self.config.get("eval_bsize"),
+                self.device,
+            )
+        sums = torch.tensor([value * self.val_count, self.val_count], dtype=torch.float64, device=self.device)
+        total, count = distributed.total(sums).tolist()
+        return total / count
+
+    def _uninterrupted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches as long as nobody asks to stop; the epoch is validated when the run goes on."""
+        bar = tqdm(batches, desc="validation", leave=False, disable=True if self.say is None else None)
+        for batch in one_line_errors(iter(bar)):
+            if self.interrupts.stopped:
+                raise Stopped
+            yield batch
+
+    def _line(self, row: Row, left: float) -> str:
+        """What an epoch has to say."""
+        psnr = "" if row.psnr is None else f", PSNR {row.psnr:.2f} dB"
+        rate = f"{row.images_per_second:.1f} images/s, {tqdm.format_interval(left)} left"
+        return f"epoch {row.epoch}/{self.config['epoch_max']}: loss {row.loss:.4f}{psnr}, {rate}"
+
+    def _save_epoch(self, finished: int, is_best: bool) -> None:
+        self._save(LAST, finished)
+        if is_best:
+            self._save(BEST, finished)
+        keep = self.config.get("epoch_save")
+        if keep and finished % keep == 0:
+            self._save(f"epoch-{finished}.pth", finished)
 
     def _save(self, name: str, epoch: int) -> None:
         """Writes the published form {model, optimizer, epoch}; `model.sd` holds the averaged weights."""
-        optimizer_spec = {key: value for key, value in self.config["optimizer"].items() if key != "sd"}
+        if self.rank != 0:
+            return
         training = {
             "sd": self.model.state_dict(),
             "batch": self.batch,
             "step": self.step,
             "best": self.best,
+            "loss": self.loss,
+            "scaler": self.scaler.state_dict(),
+            "random": torch.get_rng_state(),
         }
+        if self.device.type == "cuda":
+            training["cuda_random"] = torch.cuda.get_rng_state(self.device)
         state = {
-            "model": {**self.model_spec, "sd": self.average.model.state_dict()},
-            "optimizer": {**optimizer_spec, "sd": self.optimizer.state_dict()},
+            "model": {**self.config["model"], "sd": self.average.model.state_dict()},
+            "optimizer": {**self.config["optimizer"], "sd": self.optimizer.state_dict()},
             "epoch": epoch,
             "data_norm": self.data_norm,
             "training": training,
         }
-        try:
-            with replacing(self.folder / name) as temporary:
-                torch.save(state, temporary)
-        except (OSError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise TrainingError(f"{self.folder / name}: cannot be written, the old one is intact: {reason}") from error
-
-    def _log(self, epoch: int, loss: float, value: float | None, seconds: float, rate: float) -> None:
-        """Appends a line to log.csv."""
-        path = self.folder / "log.csv"
-        fresh = not path.exists()
-        with open(path, "a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            if fresh:
-                writer.writerow(LOG_COLUMNS)
-            lr = self.optimizer.param_groups[0]["lr"]
-            psnr = "" if value is None else f"{value:.4f}"
-            writer.writerow([epoch, self.step, f"{lr:.3e}", f"{loss:.6f}", psnr, f"{seconds:.1f}", f"{rate:.2f}"])
+        write_state(state, self.folder / name)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -13,10 +13,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "train",
         help="train a model from a YAML configuration",
-        description="Trains a model from a YAML configuration with the keys of the published LIIF code.",
+        description="Trains a model from a YAML configuration with the keys of the published LIIF code. On several "
+        "GPUs or machines: torchrun --nproc-per-node N -m liif_fast train CONFIG ...",
     )
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file")
+    parser.add_argument("config", metavar="CONFIG", help="YAML file, or the name of one that comes with the package")
     parser.add_argument("-o", "--output", type=Path, help="folder of the run (default: save/NAME-OF-CONFIG)")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="lay a value over the configuration's, as in train_dataset.batch_size=8 optimizer.args.lr=5e-4",
+    )
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -26,7 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="go on from a checkpoint (default: the output folder's epoch-last.pth)",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress, only errors and the result")
     parser.set_defaults(run=run)
     return parser
 
@@ -37,28 +46,73 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from liif_fast.config import load_config
+    from liif_fast.distributed import joined, world
     from liif_fast.errors import LiifError, UsageError
     from liif_fast.train import LAST, Trainer
 
-    folder: Path = args.output or Path("save") / args.config.stem
+    path = _config_path(args.config)
+    folder: Path = args.output or Path("save") / path.stem
     last = folder / LAST
     try:
-        config = load_config(args.config)
-        resume = last if args.resume is True else args.resume or config.get("resume")
-        if resume is None and last.exists():
-            raise UsageError(f"{folder} already holds a run: pass --resume to go on with it, or another --output")
-        device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        trainer = Trainer(config, folder, Path(resume) if resume else None, device, args.quiet)
-        folder.mkdir(parents=True, exist_ok=True)
-        copied = folder / "config.yaml"
-        if not copied.exists() or not copied.samefile(args.config):
-            shutil.copyfile(args.config, copied)
-        best = trainer.run()
+        config = load_config(path, args.set)
+        resume = _resume(args.resume or config.get("resume"), last)
+        with joined(_device(args.device)) as device:
+            trainer = Trainer(config, folder, resume, device, None if args.quiet else _say)
+            best = trainer.run()
+            first = world()[0] == 0
     except LiifError as error:
         print(f"liif-fast train: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+    except torch.OutOfMemoryError:
+        print(
+            "liif-fast train: the GPU's memory is full: lower train_dataset.batch_size or sample_q, or set amp=bf16",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print(f"interrupted; go on with --resume ({last})", file=sys.stderr)
         return 130
-    print(f"{last}: epoch {config['epoch_max']}, best validation PSNR {best:.2f} dB")
+    if first:
+        validated = f", best validation PSNR {best:.2f} dB" if best > float("-inf") else ""
+        print(f"{last}: epoch {config['epoch_max']}{validated}")
     return 0
+
+
+def _config_path(name: str) -> Path:
+    """The file of that name, or the configuration of the package; a missing file is left to its reader."""
+    from liif_fast.config import SHIPPED
+
+    shipped = SHIPPED / f"{name}.yaml"
+    return shipped if shipped.is_file() and not Path(name).is_file() else Path(name)
+
+
+def _resume(asked: Any, last: Path) -> Path | None:
+    """The checkpoint to go on from. UsageError where a run of the same folder would be written over by another."""
+    from liif_fast.errors import UsageError
+
+    resume = last if asked is True else None if asked is None else Path(asked)
+    if last.exists() and (resume is None or resume.resolve().parent != last.resolve().parent):
+        raise UsageError(f"{last.parent} already holds a run: pass --resume to go on with it, or another --output")
+    return resume
+
+
+def _device(name: str | None) -> Any:
+    import torch
+
+    from liif_fast.errors import UsageError
+
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"--device: expected one that is present, got {name!r}: {str(error).splitlines()[0]}"
+        ) from error
+    return device
+
+
+def _say(line: str) -> None:
+    from tqdm import tqdm
+
+    # Past a progress bar, where there is one.
+    tqdm.write(line, file=sys.stderr)
