@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from liif_fast.training_state import TrainingError
+
 
 def world() -> tuple[int, int]:
     """(rank of this process, number of processes)."""
@@ -20,7 +22,8 @@ def world() -> tuple[int, int]:
 def joined(device: torch.device) -> Iterator[torch.device]:
     """Inside the block the processes that torchrun has started are one group; gives this one's own device.
 
-    A process that fails leaves without waiting for the others: torchrun, or the broken connection, ends them.
+    A process that fails leaves without waiting for the others: torchrun ends them, or the broken connection does, by
+    a TrainingError.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device
@@ -29,7 +32,12 @@ def joined(device: torch.device) -> Iterator[torch.device]:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    yield device
+    try:
+        yield device
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise TrainingError("the connection to another process is lost; what ended it stands there") from error
+        raise
     dist.destroy_process_group()
 
 

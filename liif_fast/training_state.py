@@ -24,6 +24,8 @@ def read_state(path: Path) -> dict[str, Any]:
 
     Raises CheckpointError when there is none, or when it holds weights only.
     """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: expected a checkpoint to resume from, got no such file; check the path")
     try:
         state = read_pickled(path)
     except CheckpointError as error:
