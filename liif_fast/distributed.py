@@ -18,22 +18,27 @@ def world() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if _joined() else (0, 1)
 
 
+def own(device: torch.device) -> torch.device:
+    """This process's device: under torchrun the GPU of its number on this machine, in place of just any."""
+    local = os.environ.get("LOCAL_RANK")
+    return device if device.type != "cuda" or local is None else torch.device("cuda", int(local))
+
+
 @contextmanager
-def joined(device: torch.device) -> Iterator[torch.device]:
-    """Inside the block the processes that torchrun has started are one group; gives this one's own device.
+def joined(device: torch.device) -> Iterator[None]:
+    """Inside the block the processes that torchrun has started are one group, each on its `own` device.
 
     A process that fails leaves without waiting for the others: torchrun ends them, or the broken connection does, by
     a TrainingError.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield device
+        yield
         return
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield device
+        yield
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             raise TrainingError("the connection to another process is lost; what ended it stands there") from error

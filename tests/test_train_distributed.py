@@ -17,6 +17,7 @@ import torch
 import yaml
 from small_run import read, rows, small_config
 
+from liif_fast import distributed
 from liif_fast.loading import Order
 from liif_fast.train import BEST, LAST, Trainer
 
@@ -92,6 +93,14 @@ def test_shares_make_up_the_joint_batch(monkeypatch: pytest.MonkeyPatch) -> None
             assert all(parts[rank][number] for rank in range(processes))
             for part, weight in zip(parts, share, strict=True):
                 assert weight in (0, pytest.approx(len(part[number]) * processes / len(batch)))
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert distributed.own(torch.device("cuda:1")) == torch.device("cuda:1")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert distributed.own(torch.device("cuda")) == torch.device("cuda:3")
+    assert distributed.own(torch.device("cpu")) == torch.device("cpu")
 
 
 def test_an_error_of_one_process_ends_all(config: dict[str, Any], tmp_path: Path) -> None:

@@ -56,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         config = load_config(path, args.set)
         resume = _resume(args.resume or config.get("resume"), last)
-        with joined(_device(args.device)) as device:
+        device = _device(args.device)
+        with joined(device):
             trainer = Trainer(config, folder, resume, device, None if args.quiet else _say)
             best = trainer.run()
             first = world()[0] == 0
@@ -99,10 +100,11 @@ def _resume(asked: Any, last: Path) -> Path | None:
 def _device(name: str | None) -> Any:
     import torch
 
+    from liif_fast.distributed import own
     from liif_fast.errors import UsageError
 
     try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = own(torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu")))
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(
