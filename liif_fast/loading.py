@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from liif_fast import distributed
-from liif_fast.errors import LiifError, UsageError
+from liif_fast.data import collate
+from liif_fast.errors import LiifError
 
 Batch = dict[str, Tensor]
 
@@ -105,19 +106,6 @@ def make_loader(
         # Its own: a loader draws from the global one when it starts, which a resumed run would do once more.
         generator=torch.Generator(),
     )
-
-
-def collate(samples: list[Batch]) -> Batch:
-    """Samples to a batch. Raises UsageError when their sizes differ."""
-    try:
-        batch: Batch = default_collate(samples)
-    except RuntimeError as error:
-        shapes = sorted({f"inp {list(s['inp'].shape)}, gt {list(s['gt'].shape)}" for s in samples})
-        raise UsageError(
-            f"expected samples of one size in a batch, got {'; '.join(shapes[:2])}: set inp_size and sample_q, "
-            "or batch_size: 1"
-        ) from error
-    return batch
 
 
 def one_line_errors(batches: Iterator[Batch]) -> Iterator[Batch]:
