@@ -123,7 +123,7 @@ def _read(text: str, where: str) -> Any:
     try:
         import yaml
     except ImportError as error:
-        raise UsageError("training needs PyYAML: pip install 'liif_fast[train]'") from error
+        raise UsageError("a YAML configuration needs PyYAML: pip install 'liif_fast[train]'") from error
 
     class Loader(yaml.SafeLoader):
         """YAML 1.1, but 1e-4 is a number, as everybody means it."""

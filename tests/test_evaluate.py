@@ -139,9 +139,9 @@ def test_what_is_skipped_is_named_and_counts_as_a_failure(desk: Path, capsys: py
         ({"test_datset": DOWN}, "unknown key 'test_datset'; did you mean 'test_dataset'?"),
         ({"test_dataset": DOWN, "eval_type": "div2k"}, "eval_type: expected none, div2k-N or benchmark-N, got 'div2k'"),
         ({"test_dataset": DOWN, "eval_bsize": 0}, "eval_bsize: expected a whole number of 1 or more, got 0"),
-        ({"test_dataset": DOWN, "data_norm": {"inp": 1}}, "data_norm: expected {inp: {sub"),
+        ({"test_dataset": DOWN, "data_norm": {"inp": 1}}, "data_norm: expected the keys inp, gt; missing: gt"),
         ({"test_dataset": DOWN | {"batch_size": 0}}, "batch_size: expected a whole number of 1 or more, got 0"),
-        ({"test_dataset": "x"}, "data entry: expected the keys dataset, wrapper, batch_size, got 'x'"),
+        ({"test_dataset": "x"}, "test_dataset: expected a mapping with the keys dataset, wrapper, batch_size"),
         (
             {"test_dataset": entry("down", {"root_path": "hr"}, {"sample_q": 9}), "eval_type": "div2k-2"},
             "every pixel of the pictures, row by row, got 9 other queries; leave out sample_q",

@@ -42,19 +42,15 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from liif_fast import checkpoint
-    from liif_fast.config import KEYS
-    from liif_fast.errors import LiifError, UsageError, suggestion
+    from liif_fast.config import load_config
+    from liif_fast.errors import LiifError, UsageError
     from liif_fast.evaluate import evaluate
-    from liif_fast.yaml_file import read_mapping
 
     # Pillow logs what it then raises; a message of ours says it already.
     logging.getLogger("PIL").addHandler(logging.NullHandler())
     started = time.perf_counter()
     try:
-        config = read_mapping(args.config)
-        for key in config:
-            if key not in KEYS:
-                raise UsageError(f"{args.config}: unknown key {key!r}{suggestion(str(key), KEYS)}")
+        config = load_config(args.config)
         device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
         result = evaluate(config, checkpoint.load(args.model, device), device, args.quiet or args.json)
     except LiifError as error:
