@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "buffer.h"
+#include "gather.h"
 #include "geometry.h"
 #include "layer.h"
 
@@ -41,14 +42,8 @@ class Worker {
                 int64_t end, float* out);
 
   private:
-    bool look_up(const float* map, const float* coord, const float* cell, const int32_t* order, int64_t count);
-    void form_blocks(int64_t rows);
-
     const Decoder& decoder_;
-    Tile tile_;
-    std::vector<const float*> source_;  // of each row: the pixel of the projected map
-    Buffer<float> shares_;              // of each row, in the blend
-    Buffer<float> base_;                // first layer's bias and cell columns
+    Gather gather_;
     Buffer<float> rows_[2];
     Buffer<float> blended_;
     Buffer<char> scratch_;

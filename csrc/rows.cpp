@@ -75,4 +75,37 @@ LIIF_CLONES void linear(const float* x, const float* weight, const float* bias, 
     }
 }
 
+LIIF_CLONES void scale(const float* x, float factor, int64_t n, float* out) {
+#pragma omp simd
+    for (int64_t k = 0; k < n; ++k) {
+        out[k] = factor * x[k];
+    }
+}
+
+LIIF_CLONES void add_row(const float* x, float factor, int64_t n, float* out) {
+#pragma omp simd
+    for (int64_t k = 0; k < n; ++k) {
+        out[k] += factor * x[k];
+    }
+}
+
+LIIF_CLONES void add_rows(const float* values, int64_t stride, int64_t rows, int64_t n, float* out) {
+    for (int64_t r = 0; r < rows; ++r) {
+#pragma omp simd
+        for (int64_t k = 0; k < n; ++k) {
+            out[k] += values[r * stride + k];
+        }
+    }
+}
+
+LIIF_CLONES void mask(float* values, const float* h, int64_t stride, int64_t rows, int64_t n) {
+    for (int64_t r = 0; r < rows; ++r) {
+#pragma omp simd
+        for (int64_t k = 0; k < n; ++k) {
+            // Written so that a NaN lets the gradient through, as in PyTorch.
+            values[r * stride + k] = h[r * stride + k] <= 0 ? 0 : values[r * stride + k];
+        }
+    }
+}
+
 }  // namespace liif

@@ -1,4 +1,5 @@
-// Element-wise work on rows: the first layer's update, bias and ReLU, the blend, the last layer.
+// Element-wise work on rows: the first layer's update, bias and ReLU, the blend, the last layer,
+// and their backward.
 #pragma once
 
 #include <cstdint>
@@ -20,5 +21,17 @@ void blend(const float* const* rows, const float* shares, int count, int64_t n, 
 
 // out[j] = bias[j] + sum_k weight[j][k] * x[k].
 void linear(const float* x, const float* weight, const float* bias, int64_t in, int64_t out_dim, float* out);
+
+// out = factor * x over n values.
+void scale(const float* x, float factor, int64_t n, float* out);
+
+// out += factor * x over n values.
+void add_row(const float* x, float factor, int64_t n, float* out);
+
+// out[k] += sum_r values[r][k].
+void add_rows(const float* values, int64_t stride, int64_t rows, int64_t n, float* out);
+
+// values[r][k] = 0 unless h[r][k] > 0, both with the same stride: the backward of a ReLU whose result is h.
+void mask(float* values, const float* h, int64_t stride, int64_t rows, int64_t n);
 
 }  // namespace liif

@@ -71,14 +71,16 @@ def query(
     backend: "auto" or a name of `available_backends()`; precision: "auto", "fp32", "tf32", "fp16", "bf16".
     prologue: "projected" applies layer one to the whole map first, "direct" (backend `triton`) unfolds inside of the
         kernel; "auto" takes what costs less for this many queries.
-    Gradients of everything are right whatever the backend: they go through `torch`.
+    Gradients of everything are right whatever the backend: those of coord and cell, and all where the backend has no
+    backward of its own, go through `torch`.
 
     Raises UsageError for arguments that do not fit, BackendError when a named backend cannot run.
     """
     source = _source(feat, projected, params)
     coord, cell = _check_query(source, coord, cell, params)
-    plain = source.dtype == torch.float64 or _needs_grad(source, coord, cell, params)
-    return _run(source, feat, projected, (coord, cell), params, backend, precision, window, prologue, plain)
+    plain = source.dtype == torch.float64 or _needs_grad(coord, cell)
+    gradient = _needs_grad(feat, projected, *params.weights, *params.biases)
+    return _run(source, feat, projected, (coord, cell), params, backend, precision, window, prologue, plain, gradient)
 
 
 def query_grid(
@@ -95,15 +97,16 @@ def query_grid(
 ) -> Tensor:
     """`query` at the pixels of a regular output of size (H, W), or of the part `box` of it: [B, pixels, out_dim].
 
-    The same numbers as with make_coord and make_cell; the `triton` backend makes no coordinate tensors.
+    The same numbers as with make_coord and make_cell; the `triton` backend makes no coordinate tensors. Gradients go
+    through `torch`.
     """
     source = _source(feat, projected, params)
     height, width = size
     box = Box(0, 0, height, width) if box is None else box
     if min(height, width, *box[2:]) < 1 or min(box[:2]) < 0 or box.bottom > height or box.right > width:
         raise UsageError(f"box: expected a part of a {height} x {width} output, got {tuple(box)}")
-    plain = source.dtype == torch.float64 or _needs_grad(source, source, None, params)
-    return _run(source, feat, projected, Grid(size, box), params, backend, precision, window, prologue, plain)
+    plain = source.dtype == torch.float64 or _needs_grad(feat, projected, *params.weights, *params.biases)
+    return _run(source, feat, projected, Grid(size, box), params, backend, precision, window, prologue, plain, False)
 
 
 def _run(
@@ -117,11 +120,12 @@ def _run(
     window: Window | None,
     prologue: str,
     plain: bool,
+    gradient: bool,
 ) -> Tensor:
     precision = resolve_precision(precision, source)
-    name = backends.select(backend, source.device, precision, params, plain=plain)
+    name = backends.select(backend, source.device, precision, params, plain=plain, gradient=gradient)
     queries = where.box.pixels if isinstance(where, Grid) else where[0].shape[1]
-    direct = projected is None and _direct(prologue, name, source, queries)
+    direct = projected is None and _direct(prologue, name, source, queries, gradient)
     if isinstance(where, Grid) and name not in backends.FUSED:
         where = grid_queries(where, source.shape[0], source.device)
     if name == "reference":
@@ -157,13 +161,16 @@ def _pair(where: tuple[Tensor, Tensor | None] | Grid) -> tuple[Tensor, Tensor | 
     return where
 
 
-def _direct(prologue: str, name: str, feat: Tensor, queries: int) -> bool:
-    """Whether the kernel unfolds the features itself."""
+def _direct(prologue: str, name: str, feat: Tensor, queries: int, gradient: bool) -> bool:
+    """Whether the kernel unfolds the features itself; its gradients are those of a projected map."""
     if prologue not in PROLOGUES:
         raise UsageError(f"prologue: expected one of {', '.join(PROLOGUES)}, got {prologue!r}")
-    able = name in backends.FUSED and backends.FUSED[name].DIRECT
+    able = name in backends.FUSED and backends.FUSED[name].DIRECT and not gradient
     if prologue == "direct" and not able:
-        raise UsageError(f"prologue: backend {name!r} reads projected maps only; use 'projected', or backend='triton'")
+        when = " for gradients" if gradient else ""
+        raise UsageError(
+            f"prologue: backend {name!r} reads projected maps only{when}; use 'projected', or backend='triton'"
+        )
     if not able or prologue == "projected":
         return False
     # Projecting applies layer one's feature columns once for each pixel of the map, the direct form once for each of
@@ -217,6 +224,5 @@ def _all_finite(value: Tensor) -> bool:
     return bool((value.detach() - value.detach()).sum() == 0)
 
 
-def _needs_grad(source: Tensor, coord: Tensor, cell: Tensor | None, params: DecoderParams) -> bool:
-    tensors = (source, coord, cell, *params.weights, *params.biases)
+def _needs_grad(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)

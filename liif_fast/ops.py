@@ -1,17 +1,19 @@
-"""The torch.library operator behind every fused backend: one boundary for torch.compile and torch.export.
+"""The torch.library operators behind every fused backend: one boundary for torch.compile and torch.export.
 
-Import this module before loading a program that was exported with the operator in it.
+Import this module before loading a program that was exported with one of them in it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from liif_fast import extension
 from liif_fast.box import Box
+from liif_fast.errors import BackendError
 from liif_fast.geometry import Grid, Window, grid_queries
 from liif_fast.params import DecoderParams
 
@@ -34,14 +36,14 @@ def ask(
     kernel, rest = params.split()
     coord, cell = (None, None) if isinstance(where, Grid) else where
     return query(
-        source.detach(),
-        kernel.detach() if direct else None,
-        None if coord is None else coord.detach(),
-        None if cell is None or not params.cell_decode else cell.detach(),
+        source,
+        kernel if direct else None,
+        coord,
+        cell if params.cell_decode else None,
         [*where.size, *where.box] if isinstance(where, Grid) else [],
-        rest.detach(),
-        [weight.detach() for weight in params.weights[1:]],
-        [bias.detach() for bias in params.biases],
+        rest,
+        list(params.weights[1:]),
+        list(params.biases),
         params.local_ensemble,
         list(window),
         backend,
@@ -143,7 +145,8 @@ def query(
     left, height, width] asks for the pixels of a part of a regular output, row by row.
     backend: a key of KERNELS ("cpu" takes projected maps only); precision: "fp32", "tf32", "fp16" or "bf16".
 
-    Not differentiable: functional.query takes the `torch` backend where a gradient is needed.
+    Differentiable once, by BACKWARD[backend], in source, rest, weights and biases, where projected maps and coord are
+    given; functional.query takes the `torch` backend for everything else.
     """
     return KERNELS[backend](source, kernel, coord, cell, grid, rest, weights, biases, local_ensemble, window, precision)
 
@@ -165,3 +168,117 @@ def _(
 ) -> Tensor:
     queries = grid[4] * grid[5] if coord is None else coord.shape[1]
     return source.new_empty(source.shape[0], queries, biases[-1].shape[0], dtype=torch.float32)
+
+
+BACKWARD_SCHEMA = (
+    "(Tensor grad, Tensor source, Tensor coord, Tensor? cell, Tensor rest, Tensor[] weights, Tensor[] biases, "
+    "bool local_ensemble, SymInt[] window, str backend, str precision) -> (Tensor, Tensor, Tensor[], Tensor[])"
+)
+Gradients = tuple[Tensor, Tensor, list[Tensor], list[Tensor]]
+
+
+def _cpu_backward(
+    grad: Tensor,
+    source: Tensor,
+    coord: Tensor,
+    cell: Tensor | None,
+    rest: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    local_ensemble: bool,
+    window: Sequence[int],
+    precision: str,
+) -> Gradients:
+    found: Gradients = torch.ops.liif_fast.cpu_query_backward(
+        grad.float(),
+        source.float(),
+        coord,
+        cell,
+        rest.float(),
+        [weight.float() for weight in weights],
+        [bias.float() for bias in biases],
+        local_ensemble,
+        window,
+        extension.BEST["bf16" if precision == "bf16" else "fp32"],
+    )
+    return found
+
+
+BACKWARD: dict[str, Callable[..., Gradients]] = {"cpu": _cpu_backward}
+
+
+@torch.library.custom_op("liif_fast::query_backward", mutates_args=(), schema=BACKWARD_SCHEMA)
+def query_backward(
+    grad: Tensor,
+    source: Tensor,
+    coord: Tensor,
+    cell: Tensor | None,
+    rest: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    local_ensemble: bool,
+    window: Sequence[int],
+    backend: str,
+    precision: str,
+) -> Gradients:
+    """Gradients of `query` on a projected map: (d_source, d_rest, d_weights, d_biases), float32.
+
+    grad: [B, Q, out_dim] float32, of the answers; the rest as in `query`, of which each gradient has the shape.
+    Nothing of the forward is kept: it is computed again. backend: a key of BACKWARD. Not differentiable.
+    """
+    return BACKWARD[backend](grad, source, coord, cell, rest, weights, biases, local_ensemble, window, precision)
+
+
+@query_backward.register_fake
+def _(
+    grad: Tensor,
+    source: Tensor,
+    coord: Tensor,
+    cell: Tensor | None,
+    rest: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    local_ensemble: bool,
+    window: Sequence[int],
+    backend: str,
+    precision: str,
+) -> Gradients:
+    def like(tensor: Tensor) -> Tensor:
+        return tensor.new_empty(tensor.shape, dtype=torch.float32)
+
+    return like(source), like(rest), [like(weight) for weight in weights], [like(bias) for bias in biases]
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    source, kernel, coord, cell, _, rest, weights, biases, *ctx.switches = inputs
+    ctx.projected = kernel is None and coord is not None
+    if ctx.projected:
+        ctx.layers = len(biases)
+        ctx.save_for_backward(source, coord, cell, rest, *biases, *weights)
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    backend = ctx.switches[2]
+    if not ctx.projected or backend not in BACKWARD or any(ctx.needs_input_grad[2:4]):
+        raise BackendError(
+            f"backend {backend!r} has gradients of a projected map and of the weights only, for given coordinates, "
+            f"and only {', '.join(BACKWARD)} has them; use liif_fast.query or backend='torch'"
+        )
+    source, coord, cell, rest, *layers = ctx.saved_tensors
+    biases, weights = layers[: ctx.layers], layers[ctx.layers :]
+    found = query_backward(grad, source, coord, cell, rest, weights, biases, *ctx.switches)
+    d_source, d_rest, d_weights, d_biases = found
+    return (
+        *(d_source.to(source.dtype), None, None, None, [], d_rest.to(rest.dtype)),
+        [d.to(weight.dtype) for d, weight in zip(d_weights, weights, strict=True)],
+        [d.to(bias.dtype) for d, bias in zip(d_biases, biases, strict=True)],
+        *(None, None, None, None),
+    )
+
+
+def _refuse(ctx: Any, *grads: Any) -> None:
+    raise BackendError("the fused decoder has first derivatives only, got a second one; use backend='torch'")
+
+
+query.register_autograd(_differentiate, setup_context=_remember)
+query_backward.register_autograd(_refuse)

@@ -116,12 +116,3 @@ def test_autocast_leaves_coordinates_alone(backend: str) -> None:
             got = query(feat, coord, cell, params, backend=backend)
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, want, rtol=0, atol=5e-3)
-
-
-def test_the_operator_refuses_a_gradient(backend: str) -> None:
-    params = random_params(4, [16])
-    feat, coord, cell = sample()
-    feat.requires_grad_()
-    out = ops.query(*arguments(backend, params, feat, coord, cell))
-    with pytest.raises(RuntimeError, match="autograd"):
-        out.sum().backward()

@@ -1,7 +1,7 @@
 """Who computes a query: the table of backends, the choice between them, and why one cannot run.
 
-A backend is a module with NAME, unusable_reason(device, precision, params), detail() and run(...). Adding one is one
-file and one line of the table; the table is static, so that torch.compile can trace through it.
+A backend is a module with NAME, BACKWARD, unusable_reason(device, precision, params), detail() and run(...). Adding
+one is one file and one line of the table; the table is static, so that torch.compile can trace through it.
 """
 
 from __future__ import annotations
@@ -48,10 +48,12 @@ def select(
     params: DecoderParams | None = None,
     *,
     plain: bool = False,
+    gradient: bool = False,
 ) -> str:
     """The backend that runs: the best usable one for "auto", else the named one or BackendError.
 
-    plain: only PyTorch operations will do (gradients, float64); a fused backend then gives way to `torch`.
+    plain: only PyTorch operations will do (gradients of coordinates, float64). gradient: features or weights need a
+    gradient. A fused backend that cannot gives way to `torch`.
     """
     if name == "auto":
         name = pytorch.NAME if plain else _best(device, precision, params)
@@ -60,7 +62,8 @@ def select(
     reason = unusable_reason(name, device, precision, params)
     if reason is not None:
         raise BackendError(f"backend {name!r} cannot run: {reason}")
-    return pytorch.NAME if plain and name in FUSED else name
+    gives_way = name in FUSED and (plain or (gradient and not FUSED[name].BACKWARD))
+    return pytorch.NAME if gives_way else name
 
 
 def _best(device: torch.device, precision: str, params: DecoderParams | None) -> str:

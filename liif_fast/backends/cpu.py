@@ -11,6 +11,7 @@ from liif_fast.params import DecoderParams
 
 NAME = "cpu"
 DIRECT = False  # it reads projected maps only
+BACKWARD = True  # it has gradients of the map and of the weights
 # fp16 runs in float32 arithmetic; bf16 in the fastest that is at least as accurate as bfloat16 (csrc/layer.h).
 PRECISIONS = ("fp32", "bf16", "fp16")
 
@@ -49,7 +50,7 @@ def run(
     precision: str,
     direct: bool = False,
 ) -> Tensor:
-    """-> [B, Q, out_dim] float32, without a gradient.
+    """-> [B, Q, out_dim] float32, differentiable in source and weights where coordinates are given.
 
     source: projected map [B, h, w, N0].
     where: (coord, cell) [B, Q, 2], or a grid.

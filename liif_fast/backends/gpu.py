@@ -19,6 +19,7 @@ from liif_fast.params import DecoderParams
 F = TypeVar("F", bound=Callable[..., Any])
 NAME = "triton"
 DIRECT = True  # it can unfold the features itself
+BACKWARD = False
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 MIN_CAPABILITY = (8, 0)
 MAX_WIDTH, MAX_OUT = 256, 16

@@ -1,0 +1,204 @@
+// liif_fast::cpu_query_backward: gives each thread a fixed share of the tiles and adds up their gradients in a fixed
+// order, so that the same number of threads gives the same bits.
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <tuple>
+#include <vector>
+
+#include "arguments.h"
+#include "backward.h"
+
+namespace liif {
+namespace {
+
+// A thread's queries: tiles [begin, end) of all maps, and the rows of pixels of all maps that they touch.
+struct Share {
+    int64_t begin, end;
+    int64_t first_row, last_row;  // empty where last_row < first_row
+    int64_t own;                  // rows before this one are touched by an earlier thread too
+    Buffer<float> halo{0};        // their gradients: rows first_row to own - 1
+};
+
+class Pass {
+  public:
+    Pass(const Arguments& a, const Backward& backward, const at::Tensor& grad, at::Tensor& d_projected)
+        : backward_(backward),
+          decoder_(backward.decoder),
+          coord_(a.coord.const_data_ptr<float>()),
+          cell_(a.cell.defined() ? a.cell.const_data_ptr<float>() : nullptr),
+          grad_(grad.const_data_ptr<float>()),
+          target_(d_projected.mutable_data_ptr<float>()),
+          batch_(a.coord.size(0)),
+          queries_(a.coord.size(1)),
+          step_(decoder_.local_ensemble ? kTileRows / 4 : kTileRows),
+          tiles_((queries_ + step_ - 1) / step_),
+          order_(static_cast<size_t>(batch_ * queries_)) {}
+
+    // Adds everything up; the sums of each thread, or nothing if a query needs a pixel outside of the window.
+    std::vector<std::unique_ptr<BackwardWorker>> run() {
+        at::parallel_for(0, batch_, 1, [&](int64_t begin, int64_t end) {
+            for (int64_t b = begin; b < end; ++b) {
+                order_queries(decoder_, coord_ + b * queries_ * 2, 0, queries_, order_.data() + b * queries_);
+            }
+        });
+        share_out();
+        std::vector<std::unique_ptr<BackwardWorker>> workers(shares_.size());
+        std::vector<char> inside(shares_.size());
+        at::parallel_for(0, static_cast<int64_t>(shares_.size()), 1, [&](int64_t begin, int64_t end) {
+            for (int64_t s = begin; s < end; ++s) {
+                const auto i = static_cast<size_t>(s);
+                workers[i] = std::make_unique<BackwardWorker>(backward_);
+                inside[i] = work(shares_[i], *workers[i]);
+            }
+        });
+        if (std::find(inside.begin(), inside.end(), 0) != inside.end()) {
+            return {};
+        }
+        for (const Share& share : shares_) {
+            const int64_t width = decoder_.width * decoder_.n0;
+            if (share.own > share.first_row) {
+                add_row(share.halo.get(), 1.0f, (share.own - share.first_row) * width,
+                        target_ + share.first_row * width);
+            }
+        }
+        return workers;
+    }
+
+  private:
+    // Tiles in the order of the maps and of their pixels, in equal runs: neighbouring threads share few rows of pixels.
+    void share_out() {
+        const int64_t all = batch_ * tiles_, threads = std::min<int64_t>(at::get_num_threads(), all);
+        int64_t touched = 0;
+        for (int64_t t = 0; t < threads; ++t) {
+            Share share{all * t / threads, all * (t + 1) / threads, batch_ * decoder_.height, -1, 0};
+            for (int64_t tile = share.begin; tile < share.end; ++tile) {
+                const int64_t b = tile / tiles_, first = tile % tiles_ * step_;
+                for (int64_t q = first; q < std::min(first + step_, queries_); ++q) {
+                    const float y = coord_[2 * (b * queries_ + order_[static_cast<size_t>(b * queries_ + q)])];
+                    share.first_row = std::min(share.first_row, map_row(b, y, 0));
+                    share.last_row = std::max(share.last_row, map_row(b, y, decoder_.local_ensemble ? 1 : 0));
+                }
+            }
+            share.own = std::min(std::max(touched, share.first_row), share.last_row + 1);
+            touched = std::max(touched, share.last_row + 1);
+            const int64_t floats = (share.own - share.first_row) * decoder_.width * decoder_.n0;
+            share.halo = Buffer<float>(static_cast<size_t>(floats));
+            std::fill_n(share.halo.get(), floats, 0.0f);
+            shares_.push_back(std::move(share));
+        }
+    }
+
+    // The row of pixels of all windows that a query looks at; one outside of its window is refused later.
+    int64_t map_row(int64_t b, float y, int side) const {
+        const int64_t row = decoder_.y.nearest(y, side) - decoder_.top;
+        return b * decoder_.height + std::clamp<int64_t>(row, 0, decoder_.height - 1);
+    }
+
+    bool work(const Share& share, BackwardWorker& worker) const {
+        const int64_t n0 = decoder_.n0, pixels = decoder_.height * decoder_.width;
+        for (int64_t tile = share.begin; tile < share.end; ++tile) {
+            const int64_t b = tile / tiles_, first = tile % tiles_ * step_, start = b * queries_;
+            const Queries queries{coord_ + start * 2, cell_ ? cell_ + start * 2 : nullptr,
+                                  grad_ + start * decoder_.out_dim, order_.data() + start + first,
+                                  std::min(step_, queries_ - first)};
+            const auto target = [&](int64_t pixel) {
+                const int64_t place = b * pixels + pixel;
+                const bool own = place >= share.own * decoder_.width;
+                return own ? target_ + place * n0 : share.halo.get() + (place - share.first_row * decoder_.width) * n0;
+            };
+            if (!worker.add(decoder_.projected + b * pixels * n0, queries, target)) {
+                return false;
+            }
+        }
+        return true;
+    }
+
+    const Backward& backward_;
+    const Decoder& decoder_;
+    const float *coord_, *cell_, *grad_;
+    float* target_;
+    int64_t batch_, queries_, step_, tiles_;
+    std::vector<int32_t> order_;
+    std::vector<Share> shares_;
+};
+
+// The sum over the threads of one [rows, columns] of their sums, which has rows `stride` apart.
+template <typename Get>
+at::Tensor total(const std::vector<std::unique_ptr<BackwardWorker>>& workers, int64_t rows, int64_t columns,
+                 int64_t stride, const Get& get) {
+    at::Tensor sum = at::zeros({rows, columns});
+    float* to = sum.mutable_data_ptr<float>();
+    for (const auto& worker : workers) {
+        const float* from = get(worker->sums());
+        for (int64_t r = 0; r < rows; ++r) {
+            add_row(from + r * stride, 1.0f, columns, to + r * columns);
+        }
+    }
+    return sum;
+}
+
+using Gradients = std::tuple<at::Tensor, at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>>;
+
+Gradients add_up(const Arguments& a, const Backward& backward, at::Tensor d_projected,
+                 const std::vector<std::unique_ptr<BackwardWorker>>& workers) {
+    const auto vector = [&](int64_t n, const auto& get) { return total(workers, 1, n, n, get).view({n}); };
+    const int64_t n0 = backward.widths.front(), last = backward.decoder.last_in;
+    at::Tensor d_rest = total(workers, kPlace, n0, n0, [](const Sums& s) { return s.rest.get(); });
+    std::vector<at::Tensor> d_weights, d_biases;
+    for (size_t k = 0; k < backward.widths.size(); ++k) {
+        const int64_t width = backward.widths[k];
+        d_biases.push_back(vector(width, [k](const Sums& s) { return s.biases[k].get(); }));
+        if (k > 0) {
+            const int64_t in = backward.widths[k - 1];
+            const auto get = [k](const Sums& s) { return s.weights[k - 1].get(); };
+            d_weights.push_back(total(workers, width, in, padded(in), get));
+        }
+    }
+    if (!a.weights.empty()) {
+        const auto get = [](const Sums& s) { return s.last_weight.get(); };
+        d_weights.push_back(total(workers, backward.decoder.out_dim, last, padded(last), get));
+        d_biases.push_back(vector(backward.decoder.out_dim, [](const Sums& s) { return s.last_bias.get(); }));
+    }
+    return {d_projected, d_rest.slice(0, 0, a.rest.size(1)).t().contiguous(), d_weights, d_biases};
+}
+
+Gradients cpu_query_backward(const at::Tensor& grad, const at::Tensor& projected, const at::Tensor& coord,
+                             const std::optional<at::Tensor>& cell, const at::Tensor& rest, at::TensorList weights,
+                             at::TensorList biases, bool local_ensemble, at::IntArrayRef window,
+                             const std::string& arithmetic) {
+    const Arguments a = checked(projected, coord, cell, rest, weights, biases, window);
+    const Decoder decoder = make_decoder(a, local_ensemble, window, arithmetic);
+    const std::vector<int64_t> answers = {a.coord.size(0), a.coord.size(1), decoder.out_dim};
+    TORCH_CHECK(grad.sizes() == answers, "grad: expected ", answers, ", got ", grad.sizes());
+    check_float(grad, "grad");
+    Backward backward{decoder, {}, {decoder.n0}};
+    for (size_t k = 0; k + 1 < a.weights.size(); ++k) {
+        backward.hidden.push_back(make_gradient(arithmetic, hidden_layer(a, k)));
+        backward.widths.push_back(a.weights[k].size(0));
+    }
+    at::Tensor d_projected = at::zeros(projected.sizes());
+    const at::Tensor answers_grad = grad.contiguous();
+    const auto workers = Pass(a, backward, answers_grad, d_projected).run();
+    TORCH_CHECK(!workers.empty() || grad.numel() == 0,
+                "window: expected every neighbour of every query inside the part of the map, got one outside; give a "
+                "larger part");
+    return add_up(a, backward, d_projected, workers);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(liif_fast, m) {
+    m.def(
+        "cpu_query_backward(Tensor grad, Tensor projected, Tensor coord, Tensor? cell, Tensor rest, Tensor[] weights, "
+        "Tensor[] biases, bool local_ensemble, int[] window, str arithmetic) "
+        "-> (Tensor, Tensor, Tensor[], Tensor[])");
+}
+
+TORCH_LIBRARY_IMPL(liif_fast, CPU, m) { m.impl("cpu_query_backward", &cpu_query_backward); }
+
+}  // namespace liif
