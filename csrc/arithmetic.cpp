@@ -3,6 +3,7 @@
 #include <stdexcept>
 
 #include "layer.h"
+#include "weight_gradient.h"
 
 namespace liif {
 namespace {
@@ -70,6 +71,15 @@ std::unique_ptr<Layer> make_layer(const std::string& arithmetic, const Linear& l
         return make_bf16_layer(linear);
     }
     return make_mm_layer(linear);
+}
+
+std::unique_ptr<WeightGradient> make_weight_gradient(const std::string& arithmetic, int64_t in, int64_t out) {
+#if defined(__x86_64__)
+    if (arithmetic == "avx512" || arithmetic == "vnni-int16") {
+        return make_avx512_weight_gradient(in, out);
+    }
+#endif
+    return make_mm_weight_gradient(in, out);
 }
 
 }  // namespace liif

@@ -17,8 +17,8 @@ size_t scratch_bytes(const Backward& backward) {
     for (const auto& layer : backward.decoder.hidden) {
         bytes = std::max(bytes, layer->scratch_bytes());
     }
-    for (const auto& layer : backward.hidden) {
-        bytes = std::max(bytes, layer->scratch_bytes());
+    for (size_t k = 0; k < backward.weights.size(); ++k) {
+        bytes = std::max({bytes, backward.transposed[k]->scratch_bytes(), backward.weights[k]->scratch_bytes()});
     }
     return bytes;
 }
@@ -51,15 +51,17 @@ BackwardWorker::BackwardWorker(const Backward& backward)
 }
 
 BackwardWorker::~BackwardWorker() {
-    for (const auto& layer : backward_.decoder.hidden) {
-        layer->release();
+    for (const auto* layers : {&backward_.decoder.hidden, &backward_.transposed}) {
+        for (const auto& layer : *layers) {
+            layer->release();
+        }
     }
 }
 
 void BackwardWorker::recompute() {
     const auto& layers = backward_.decoder.hidden;
     for (size_t k = 0; k < layers.size(); ++k) {
-        layers[k]->forward(gather_.tile(), rows_[k].get(), rows_[k + 1].get(), scratch_.get());
+        layers[k]->forward(gather_.tile(), rows_[k].get(), nullptr, rows_[k + 1].get(), scratch_.get());
     }
 }
 
@@ -73,16 +75,18 @@ float* BackwardWorker::last_layer(const Queries& queries) {
     for (int64_t q = 0; q < queries.count; ++q) {
         const float* grad = queries.grad + static_cast<int64_t>(queries.order[q]) * d.out_dim;
         if (!d.last_weight) {
-            for (int64_t r = q; r < gather_.tile().rows; r += queries.count) {
-                scale(grad, gather_.share(r), width, dz + r * stride);
+            for (int64_t c = 0; c < corners; ++c) {
+                const int64_t r = gather_.row(c, q);
+                scale(grad, gather_.corner(r).share, width, dz + r * stride);
             }
             continue;
         }
         const float* rows[4] = {};
         float shares[4] = {};
         for (int64_t c = 0; c < corners; ++c) {
-            rows[c] = top + (c * queries.count + q) * stride;
-            shares[c] = gather_.share(c * queries.count + q);
+            const int64_t r = gather_.row(c, q);
+            rows[c] = top + r * stride;
+            shares[c] = gather_.corner(r).share;
         }
         blend(rows, shares, static_cast<int>(corners), width, blended_.get());
         for (int64_t j = 0; j < d.out_dim; ++j) {
@@ -94,7 +98,7 @@ float* BackwardWorker::last_layer(const Queries& queries) {
             add_row(d.last_weight + j * width, grad[j], width, blended_.get());
         }
         for (int64_t c = 0; c < corners; ++c) {
-            float* row = dz + (c * queries.count + q) * stride;
+            float* row = dz + gather_.row(c, q) * stride;
             scale(blended_.get(), shares[c], width, row);
             mask(row, rows[c], stride, 1, width);
         }
@@ -106,12 +110,12 @@ float* BackwardWorker::last_layer(const Queries& queries) {
 float* BackwardWorker::hidden_layers(float* dz) {
     float* next = gradient_[1].get();
     const Tile& tile = gather_.tile();
-    for (size_t k = backward_.hidden.size(); k > 0; --k) {
+    for (size_t k = backward_.weights.size(); k > 0; --k) {
         const float* below = rows_[k - 1].get();
         const int64_t width = backward_.widths[k];
         add_rows(dz, padded(width), tile.rows, width, sums_.biases[k].get());
-        backward_.hidden[k - 1]->to_weight(tile, dz, below, sums_.weights[k - 1].get(), scratch_.get());
-        backward_.hidden[k - 1]->to_input(tile, dz, below, next, scratch_.get());
+        backward_.weights[k - 1]->add(tile.rows, dz, below, sums_.weights[k - 1].get(), scratch_.get());
+        backward_.transposed[k - 1]->forward(tile, dz, below, next, scratch_.get());
         std::swap(dz, next);
     }
     return dz;
@@ -121,7 +125,7 @@ void BackwardWorker::first_layer(const float* dz) {
     const int64_t n0 = backward_.decoder.n0, stride = padded(n0);
     add_rows(dz, stride, gather_.tile().rows, n0, sums_.biases[0].get());
     for (int64_t r = 0; r < gather_.tile().rows; ++r) {
-        const float* place = gather_.place(r);
+        const float* place = gather_.corner(r).place;
         for (int64_t column = 0; column < kPlace; ++column) {
             add_row(dz + r * stride, place[column], n0, sums_.rest.get() + column * n0);
         }

@@ -7,15 +7,17 @@
 
 #include "buffer.h"
 #include "decoder.h"
-#include "gradient.h"
 #include "rows.h"
+#include "weight_gradient.h"
 
 namespace liif {
 
 struct Backward {
     const Decoder& decoder;
-    std::vector<std::unique_ptr<LayerGradient>> hidden;  // of each of the decoder's hidden layers
-    std::vector<int64_t> widths;                         // n0 and the hidden layers' outputs
+    // Of each of the decoder's hidden layers: the layer with W transposed, and its weight's gradient.
+    std::vector<std::unique_ptr<Layer>> transposed;
+    std::vector<std::unique_ptr<WeightGradient>> weights;
+    std::vector<int64_t> widths;  // n0 and the hidden layers' outputs
 };
 
 // One thread's sums of the gradients of everything but the map; rows of a matrix lie padded(columns) apart.
@@ -73,7 +75,7 @@ bool BackwardWorker::add(const float* map, const Queries& queries, const Target&
     }
     const int64_t n0 = backward_.decoder.n0;
     for (int64_t r = 0; r < gather_.tile().rows; ++r) {
-        add_row(first_ + r * padded(n0), 1.0f, n0, target(gather_.pixel(r)));
+        add_row(first_ + r * padded(n0), 1.0f, n0, target(gather_.corner(r).pixel));
     }
     return true;
 }

@@ -37,7 +37,7 @@ bool Worker::answer(const float* map, const float* coord, const float* cell, con
         return false;
     }
     for (const auto& layer : d.hidden) {
-        layer->forward(gather_.tile(), current, next, scratch_.get());
+        layer->forward(gather_.tile(), current, nullptr, next, scratch_.get());
         std::swap(current, next);
     }
     const int64_t width = d.last_weight ? d.last_in : d.n0, stride = padded(width);
@@ -45,8 +45,9 @@ bool Worker::answer(const float* map, const float* coord, const float* cell, con
         const float* rows[4] = {};
         float shares[4] = {};
         for (int c = 0; c < corners; ++c) {
-            rows[c] = current + (c * count + q) * stride;
-            shares[c] = gather_.share(c * count + q);
+            const int64_t r = gather_.row(c, q);
+            rows[c] = current + r * stride;
+            shares[c] = gather_.corner(r).share;
         }
         float* answer = out + static_cast<int64_t>(order[begin + q]) * d.out_dim;
         if (d.last_weight) {
@@ -62,13 +63,20 @@ bool Worker::answer(const float* map, const float* coord, const float* cell, con
 
 void order_queries(const Decoder& decoder, const float* coord, int64_t begin, int64_t end, int32_t* order) {
     constexpr int kBits = 11;
+    // Pixels from top to bottom in bands of rows: the queries of a tile then share most of their neighbours, also where
+    // there is only about one query for each pixel.
+    constexpr int64_t kBand = 6;
     const size_t count = static_cast<size_t>(end - begin);
     const int64_t width = decoder.left + decoder.width;
+    const auto key_of = [&](const float* at) {
+        const int64_t row = decoder.y.nearest(at[0], 0), column = decoder.x.nearest(at[1], 0);
+        return static_cast<uint64_t>((row / kBand * width + column) * kBand + row % kBand);
+    };
     std::vector<std::pair<uint64_t, int32_t>> items(count), sorted(count);
     uint64_t all = 0;
     for (size_t i = 0; i < count; ++i) {
         const float* at = coord + 2 * (begin + static_cast<int64_t>(i));
-        const auto key = static_cast<uint64_t>(decoder.y.nearest(at[0], 0) * width + decoder.x.nearest(at[1], 0));
+        const uint64_t key = key_of(at);
         items[i] = {key, static_cast<int32_t>(begin + static_cast<int64_t>(i))};
         all |= key;
     }

@@ -49,7 +49,8 @@ class Worker {
     Buffer<char> scratch_;
 };
 
-// Queries of one map in the order in which they are answered: by the pixel of their first neighbour.
+// Queries of one map in the order in which they are answered: by the pixel of their first neighbour,
+// in bands of a few rows of pixels.
 void order_queries(const Decoder& decoder, const float* coord, int64_t begin, int64_t end, int32_t* order);
 
 }  // namespace liif

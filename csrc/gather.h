@@ -11,10 +11,17 @@ namespace liif {
 
 struct Decoder;
 
-constexpr int kPlace = 4;  // dy, dx, cell_h, cell_w
+constexpr int kPlace = 4;
 
-// Row c * count + q of a tile is corner c of query q, so that queries with the same neighbours give runs of rows with
-// the same pixel.
+// One neighbour of a query.
+struct Corner {
+    int64_t pixel;        // of the window
+    float share;          // in the blend
+    float place[kPlace];  // dy, dx, cell_h, cell_w, the latter zero without cells
+};
+
+// A tile's rows, one for each corner of each query, stand in the order of their pixels: rows of one pixel have their
+// zeros in nearly the same places.
 class Gather {
   public:
     explicit Gather(const Decoder& decoder);
@@ -25,20 +32,22 @@ class Gather {
                  float* rows);
 
     const Tile& tile() const { return tile_; }
-    // Of row r: its pixel of the window, its share in the blend, its place relative to the pixel (zero without cells).
-    int64_t pixel(int64_t r) const { return pixels_[static_cast<size_t>(r)]; }
-    float share(int64_t r) const { return shares_[static_cast<size_t>(r)]; }
-    const float* place(int64_t r) const { return places_.get() + r * kPlace; }
+    const Corner& corner(int64_t row) const { return corners_[static_cast<size_t>(order_[static_cast<size_t>(row)])]; }
+    // The row of corner c of query q.
+    int64_t row(int64_t c, int64_t q) const { return ranks_[static_cast<size_t>(c * count_ + q)]; }
 
   private:
-    void form_blocks(int64_t rows);
+    bool find_corners(int64_t q, float y, float x, float cell_h, float cell_w);
+    void sort_rows();
+    void form_blocks();
 
     const Decoder& decoder_;
-    Tile tile_;
-    std::vector<int64_t> pixels_;
-    Buffer<float> shares_;
-    Buffer<float> places_;
-    Buffer<float> base_;  // first layer's bias and cell columns
+    Tile tile_{0, {}};
+    int64_t count_ = 0;
+    std::vector<Corner> corners_;  // corner c of query q is number c * count + q
+    std::vector<int64_t> order_;   // of each row: its corner's number
+    std::vector<int64_t> ranks_;   // the inverse
+    Buffer<float> base_;           // first layer's bias and cell columns
 };
 
 }  // namespace liif

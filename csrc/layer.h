@@ -1,4 +1,5 @@
-// A hidden layer, relu(in * W^T + b), on tiles of rows that stay in cache. One class for each arithmetic.
+// A hidden layer, relu(in * W^T + b), on tiles of rows that stay in cache, and its backward, which is the layer with W
+// transposed and another end. One class for each arithmetic.
 #pragma once
 
 #include <cstddef>
@@ -30,7 +31,7 @@ struct Tile {
     std::vector<Block> blocks;
 };
 
-// Dense weights of a layer: weight [out, in] row-major, bias [out].
+// Dense weights of a layer: weight [out, in] row-major, bias [out], null for none.
 struct Linear {
     const float* weight;
     const float* bias;
@@ -43,8 +44,9 @@ class Layer {
     virtual ~Layer() = default;
     // Bytes that forward needs for itself, aligned to 64.
     virtual size_t scratch_bytes() const = 0;
-    // in [rows, padded(in)] -> out [rows, padded(out)]; columns of `in` past its width are never read.
-    virtual void forward(const Tile& tile, const float* in, float* out, char* scratch) const = 0;
+    // in [rows, padded(in)] -> out [rows, padded(out)]; columns of `in` past its width are never read. With
+    // `active` [rows, padded(out)], where there must be no bias, the end is not a ReLU: out is zero unless active > 0.
+    virtual void forward(const Tile& tile, const float* in, const float* active, float* out, char* scratch) const = 0;
     // Called by each thread when it is done.
     virtual void release() const {}
 };

@@ -54,10 +54,11 @@ LIIF_AVX512 void find_steps(const float* in, int64_t stride, int rows, int64_t w
     steps.count = count;
 }
 
-// out[r][n] = relu(bias[n] + sum over the list of in[r][k] * panel[k][n]) for R rows and V vectors of columns.
+// out[r][n] = relu(bias[n] + sum over the list of in[r][k] * panel[k][n]) for R rows and V vectors of columns; or, with
+// `active`, that sum where active > 0 and else zero.
 template <int R, int V>
 LIIF_AVX512 void multiply(const float* in, int64_t in_stride, const Steps& steps, const float* panel, const float* bias,
-                          float* out, int64_t out_stride) {
+                          const float* active, float* out, int64_t out_stride) {
     __m512 sum[R][V];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
@@ -99,13 +100,19 @@ LIIF_AVX512 void multiply(const float* in, int64_t in_stride, const Steps& steps
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 3
         for (int v = 0; v < V; ++v) {
-            // The second operand is returned for NaN, so that a NaN goes on.
-            _mm512_store_ps(out + r * out_stride + kVector * v, _mm512_max_ps(zero, sum[r][v]));
+            const int64_t at = r * out_stride + kVector * v;
+            // Not `less or equal`, and the second operand of the maximum: NaN goes on.
+            const __m512 end =
+                active
+                    ? _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(_mm512_load_ps(active + at), zero, _CMP_NLE_UQ), sum[r][v])
+                    : _mm512_max_ps(zero, sum[r][v]);
+            _mm512_store_ps(out + at, end);
         }
     }
 }
 
-using Multiply = void (*)(const float*, int64_t, const Steps&, const float*, const float*, float*, int64_t);
+using Multiply = void (*)(const float*, int64_t, const Steps&, const float*, const float*, const float*, float*,
+                          int64_t);
 
 template <int V, int... R>
 constexpr std::array<Multiply, kBlockRows> for_rows(std::integer_sequence<int, R...>) {
@@ -126,7 +133,9 @@ class Avx512Layer final : public Layer {
           bias_(static_cast<size_t>(padded(out_))) {
         std::fill_n(packed_.get(), panels_.size() * static_cast<size_t>(kRow * in_), 0.0f);
         std::fill_n(bias_.get(), padded(out_), 0.0f);
-        std::copy_n(linear.bias, out_, bias_.get());
+        if (linear.bias) {
+            std::copy_n(linear.bias, out_, bias_.get());
+        }
         for (size_t p = 0; p < panels_.size(); ++p) {
             const int64_t first = panels_[p].first, end = std::min(first + panels_[p].vectors * kVector, out_);
             for (int64_t n = first; n < end; ++n) {
@@ -139,18 +148,20 @@ class Avx512Layer final : public Layer {
 
     size_t scratch_bytes() const override { return static_cast<size_t>(2 * step_stride()) * sizeof(int32_t); }
 
-    void forward(const Tile& tile, const float* in, float* out, char* scratch) const override {
+    void forward(const Tile& tile, const float* in, const float* active, float* out, char* scratch) const override {
         const int64_t in_stride = padded(in_), out_stride = padded(out_);
         int32_t* inputs = reinterpret_cast<int32_t*>(scratch);
         Steps steps{inputs, inputs + step_stride(), 0};
         for (const Block& block : tile.blocks) {
             const float* from = in + block.first * in_stride;
             float* to = out + block.first * out_stride;
+            const float* keep = active ? active + block.first * out_stride : nullptr;
             find_steps(from, in_stride, block.count, in_, steps);
             for (size_t p = 0; p < panels_.size(); ++p) {
                 const int64_t first = panels_[p].first;
                 kMultiply[panels_[p].vectors - 1][block.count - 1](from, in_stride, steps, panel(p),
-                                                                   bias_.get() + first, to + first, out_stride);
+                                                                   bias_.get() + first, keep ? keep + first : nullptr,
+                                                                   to + first, out_stride);
             }
         }
     }

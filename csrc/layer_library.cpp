@@ -11,6 +11,7 @@
 #include "buffer.h"
 #include "layer.h"
 #include "rows.h"
+#include "weight_gradient.h"
 
 namespace liif {
 namespace {
@@ -21,8 +22,20 @@ namespace blas = at::native::cpublas;
 Buffer<float> pad_bias(const Linear& linear) {
     Buffer<float> bias(static_cast<size_t>(padded(linear.out)));
     std::memset(bias.get(), 0, static_cast<size_t>(padded(linear.out)) * sizeof(float));
-    std::memcpy(bias.get(), linear.bias, static_cast<size_t>(linear.out) * sizeof(float));
+    if (linear.bias) {
+        std::memcpy(bias.get(), linear.bias, static_cast<size_t>(linear.out) * sizeof(float));
+    }
     return bias;
+}
+
+// The end of a layer: its bias, then its ReLU or `active` (layer.h).
+void finish(float* values, const float* active, int64_t stride, int64_t rows, int64_t n, const float* bias) {
+    if (active) {
+        // A backward has no bias.
+        mask(values, active, stride, rows, n);
+    } else {
+        add_bias_relu(values, stride, rows, n, bias);
+    }
 }
 
 class MmLayer final : public Layer {
@@ -30,16 +43,18 @@ class MmLayer final : public Layer {
     explicit MmLayer(const Linear& linear)
         : in_(linear.in),
           out_(linear.out),
-          weight_(at::from_blob(const_cast<float*>(linear.weight), {out_, in_}, at::kFloat).t().contiguous()),
+          weight_(at::from_blob(const_cast<float*>(linear.weight), {out_, in_}, at::kFloat)
+                      .t()
+                      .clone(at::MemoryFormat::Contiguous)),
           bias_(pad_bias(linear)) {}
 
     size_t scratch_bytes() const override { return 0; }
 
-    void forward(const Tile& tile, const float* in, float* out, char*) const override {
+    void forward(const Tile& tile, const float* in, const float* active, float* out, char*) const override {
         const auto source = at::from_blob(const_cast<float*>(in), {tile.rows, in_}, {padded(in_), 1}, at::kFloat);
         auto target = at::from_blob(out, {tile.rows, out_}, {padded(out_), 1}, at::kFloat);
         at::mm_out(target, source, weight_);
-        add_bias_relu(out, padded(out_), tile.rows, out_, bias_.get());
+        finish(out, active, padded(out_), tile.rows, out_, bias_.get());
     }
 
   private:
@@ -68,13 +83,13 @@ class BrgemmLayer final : public Layer {
 
     size_t scratch_bytes() const override { return 0; }
 
-    void forward(const Tile& tile, const float* in, float* out, char*) const override {
+    void forward(const Tile& tile, const float* in, const float* active, float* out, char*) const override {
         const int64_t stride = padded(out_);
         for (int64_t n = 0; n < out_; n += kPanel) {
             const int64_t columns = panel_columns(kPanel, out_, n);
             blas::brgemm(tile.rows, columns, in_, padded(in_), columns, stride, false, in, packed_.get() + n * in_,
                          out + n);
-            add_bias_relu(out + n, stride, tile.rows, columns, bias_.get() + n);
+            finish(out + n, active ? active + n : nullptr, stride, tile.rows, columns, bias_.get() + n);
         }
     }
 
@@ -110,7 +125,7 @@ class Bf16Layer final : public Layer {
 
     size_t scratch_bytes() const override { return static_cast<size_t>(kTileRows * in_) * sizeof(at::BFloat16); }
 
-    void forward(const Tile& tile, const float* in, float* out, char* scratch) const override {
+    void forward(const Tile& tile, const float* in, const float* active, float* out, char* scratch) const override {
         auto* half = reinterpret_cast<at::BFloat16*>(scratch);
         for (int64_t r = 0; r < tile.rows; ++r) {
             for (int64_t k = 0; k < width_; ++k) {
@@ -122,7 +137,7 @@ class Bf16Layer final : public Layer {
         for (int64_t n = 0; n < out_; n += kPanel) {
             const int64_t columns = panel_columns(kPanel, out_, n);
             blas::brgemm(tile.rows, columns, in_, in_, columns, stride, false, half, packed_.get() + n * in_, out + n);
-            add_bias_relu(out + n, stride, tile.rows, columns, bias_.get() + n);
+            finish(out + n, active ? active + n : nullptr, stride, tile.rows, columns, bias_.get() + n);
         }
     }
 
@@ -140,6 +155,24 @@ class Bf16Layer final : public Layer {
 };
 #endif
 
+class MmWeightGradient final : public WeightGradient {
+  public:
+    MmWeightGradient(int64_t in, int64_t out) : in_(in), out_(out) {}
+
+    size_t scratch_bytes() const override { return 0; }
+
+    void add(int64_t rows, const float* dz, const float* h, float* sum, char*) const override {
+        matrix(sum, out_, in_).addmm_(matrix(dz, rows, out_).t(), matrix(h, rows, in_));
+    }
+
+  private:
+    static at::Tensor matrix(const float* values, int64_t rows, int64_t width) {
+        return at::from_blob(const_cast<float*>(values), {rows, width}, {padded(width), 1}, at::kFloat);
+    }
+
+    int64_t in_, out_;
+};
+
 // Whether a small layer runs and is right: brgemm throws on a processor that it has no kernel for. The sizes are odd,
 // so that paddings and a partial panel are looked at too.
 template <typename L>
@@ -156,7 +189,7 @@ bool runs() {
     try {
         const L layer({weight.get(), bias.get(), in, out});
         const Buffer<char> scratch(layer.scratch_bytes());
-        layer.forward({rows, {}}, from.get(), to.get(), scratch.get());
+        layer.forward({rows, {}}, from.get(), nullptr, to.get(), scratch.get());
         layer.release();
     } catch (const std::exception&) {
         return false;
@@ -179,6 +212,10 @@ bool runs() {
 }  // namespace
 
 std::unique_ptr<Layer> make_mm_layer(const Linear& linear) { return std::make_unique<MmLayer>(linear); }
+
+std::unique_ptr<WeightGradient> make_mm_weight_gradient(int64_t in, int64_t out) {
+    return std::make_unique<MmWeightGradient>(in, out);
+}
 
 #ifdef CPUBLAS_BRGEMM_F32F32F32
 bool brgemm_works() {

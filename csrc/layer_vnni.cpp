@@ -77,7 +77,7 @@ LIIF_VNNI inline __mmask16 lanes(int64_t left) {
 template <int R>
 LIIF_VNNI void quantise(const float* in, int64_t stride, int64_t width, float input_max, int64_t word_stride,
                         Quantised& out) {
-    // Inputs are not negative, so their bits without the sign compare as they do, and a NaN is larger than all.
+    // Bits without the sign compare as absolute values do, and a NaN is larger than all.
     __m512i largest[R];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
@@ -153,10 +153,10 @@ LIIF_VNNI inline __m512i dot_add(__m512i sum, __m512i a, __m512i b) {
 LIIF_VNNI inline void prefetch(const int16_t* row) { _mm_prefetch(reinterpret_cast<const char*>(row), _MM_HINT_T0); }
 
 // out[r][n] = relu(bias[n] + row scale * column scale[n] * sum over the list of words[r][i] * panel[list[i]][n]) for R
-// rows and V vectors of columns.
+// rows and V vectors of columns; or, with `active`, that sum where active > 0 and else zero.
 template <int R, int V>
 LIIF_VNNI void multiply(const Quantised& in, int64_t word_stride, const int16_t* panel, const float* column_scale,
-                        const float* bias, float* out, int64_t out_stride) {
+                        const float* bias, const float* active, float* out, int64_t out_stride) {
     __m512i sum[R][V];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
@@ -206,14 +206,19 @@ LIIF_VNNI void multiply(const Quantised& in, int64_t word_stride, const int16_t*
         for (int r = 0; r < R; ++r) {
             const __m512 row = _mm512_mul_ps(_mm512_set1_ps(in.scales[r]), scale);
             const __m512 value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][v]), row, offset);
-            // The second operand is returned for NaN, so that a NaN goes on.
-            _mm512_store_ps(out + r * out_stride + kVector * v, _mm512_max_ps(zero, value));
+            const int64_t at = r * out_stride + kVector * v;
+            // Not `less or equal`, and the second operand of the maximum: NaN goes on.
+            const __m512 end =
+                active ? _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(_mm512_load_ps(active + at), zero, _CMP_NLE_UQ), value)
+                       : _mm512_max_ps(zero, value);
+            _mm512_store_ps(out + at, end);
         }
     }
 }
 
 using Quantise = void (*)(const float*, int64_t, int64_t, float, int64_t, Quantised&);
-using Multiply = void (*)(const Quantised&, int64_t, const int16_t*, const float*, const float*, float*, int64_t);
+using Multiply = void (*)(const Quantised&, int64_t, const int16_t*, const float*, const float*, const float*, float*,
+                          int64_t);
 
 template <int... R>
 constexpr std::array<Quantise, kBlockRows> quantise_rows(std::integer_sequence<int, R...>) {
@@ -242,7 +247,9 @@ class VnniLayer final : public Layer {
         std::fill_n(packed_.get(), panels_.size() * static_cast<size_t>(kRow * in_), int16_t{0});
         std::fill_n(column_scale_.get(), padded(out_), 0.0f);
         std::fill_n(bias_.get(), padded(out_), 0.0f);
-        std::copy_n(linear.bias, out_, bias_.get());
+        if (linear.bias) {
+            std::copy_n(linear.bias, out_, bias_.get());
+        }
         for (size_t p = 0; p < panels_.size(); ++p) {
             const int64_t first = panels_[p].first, end = std::min(first + panels_[p].vectors * kVector, out_);
             for (int64_t n = first; n < end; ++n) {
@@ -262,20 +269,21 @@ class VnniLayer final : public Layer {
                static_cast<size_t>(word_stride()) * sizeof(int32_t);
     }
 
-    void forward(const Tile& tile, const float* in, float* out, char* scratch) const override {
+    void forward(const Tile& tile, const float* in, const float* active, float* out, char* scratch) const override {
         const int64_t in_stride = padded(in_), out_stride = padded(out_);
         int16_t* words = reinterpret_cast<int16_t*>(scratch);
         float scales[kBlockRows];
         Quantised block_in{words, reinterpret_cast<int32_t*>(words + (kBlockRows + 1) * word_stride()), scales, 0};
         for (const Block& block : tile.blocks) {
             float* to = out + block.first * out_stride;
+            const float* keep = active ? active + block.first * out_stride : nullptr;
             kQuantise[block.count - 1](in + block.first * in_stride, in_stride, in_, input_max_, word_stride(),
                                        block_in);
             for (size_t p = 0; p < panels_.size(); ++p) {
                 const int64_t first = panels_[p].first;
-                kMultiply[panels_[p].vectors - 1][block.count - 1](block_in, word_stride(), panel(p),
-                                                                   column_scale_.get() + first, bias_.get() + first,
-                                                                   to + first, out_stride);
+                kMultiply[panels_[p].vectors - 1][block.count - 1](
+                    block_in, word_stride(), panel(p), column_scale_.get() + first, bias_.get() + first,
+                    keep ? keep + first : nullptr, to + first, out_stride);
             }
         }
     }

@@ -85,7 +85,7 @@ at::Tensor cpu_layer(const at::Tensor& rows, const at::Tensor& weight, const at:
                 tile.blocks.push_back(
                     {static_cast<int32_t>(r), static_cast<int32_t>(std::min<int64_t>(kBlockRows, tile.rows - r))});
             }
-            layer->forward(tile, rows.const_data_ptr<float>() + t * kTileRows * in,
+            layer->forward(tile, rows.const_data_ptr<float>() + t * kTileRows * in, nullptr,
                            result.mutable_data_ptr<float>() + t * kTileRows * out, scratch.get());
         }
         layer->release();

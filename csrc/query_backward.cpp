@@ -176,9 +176,12 @@ Gradients cpu_query_backward(const at::Tensor& grad, const at::Tensor& projected
     const std::vector<int64_t> answers = {a.coord.size(0), a.coord.size(1), decoder.out_dim};
     TORCH_CHECK(grad.sizes() == answers, "grad: expected ", answers, ", got ", grad.sizes());
     check_float(grad, "grad");
-    Backward backward{decoder, {}, {decoder.n0}};
+    Backward backward{decoder, {}, {}, {decoder.n0}};
     for (size_t k = 0; k + 1 < a.weights.size(); ++k) {
-        backward.hidden.push_back(make_gradient(arithmetic, hidden_layer(a, k)));
+        const at::Tensor transposed = a.weights[k].t().contiguous();
+        const int64_t in = transposed.size(0), out = transposed.size(1);
+        backward.transposed.push_back(make_layer(arithmetic, {transposed.const_data_ptr<float>(), nullptr, out, in}));
+        backward.weights.push_back(make_weight_gradient(arithmetic, in, out));
         backward.widths.push_back(a.weights[k].size(0));
     }
     at::Tensor d_projected = at::zeros(projected.sizes());
