@@ -18,9 +18,7 @@ import argparse
 import json
 import random
 import statistics
-import sys
 import time
-import types
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -33,6 +31,7 @@ from torch import Tensor
 
 import liif_fast
 from benchmarks.machine import describe
+from benchmarks.published import load, on_cpu
 from liif_fast import extension, reference
 from liif_fast.files import replacing
 from liif_fast.functional import project, query
@@ -101,28 +100,14 @@ def contenders(feat: Tensor, params: DecoderParams, side: int) -> dict[str, Cont
 
 def published(path: Path, feat: Tensor, params: DecoderParams, side: int) -> Contender:
     """The published LIIF.query_rgb on the same features and weights, in chunks."""
-    sys.path.insert(0, str(path))
-    # Its helpers import a logger that is not needed here, and it moves one tensor to the GPU unasked.
-    sys.modules.setdefault("tensorboardX", types.SimpleNamespace(SummaryWriter=None))  # type: ignore[arg-type]
-    import models as their_models  # type: ignore[import-not-found]
-
-    width = {"out_dim": params.out_dim, "hidden_list": list(params.hidden)}
-    encoder = {"name": "edsr-baseline", "args": {"no_upsampling": True}}
-    model = their_models.make(
-        {"name": "liif", "args": {"encoder_spec": encoder, "imnet_spec": {"name": "mlp", "args": width}}}
-    )
-    for module, weight, bias in zip(model.imnet.layers[::2], params.weights, params.biases, strict=True):
-        module.weight.data, module.bias.data = weight, bias
+    model = load(path, params)
     coord, cell = make_coord((side, side))[None], make_cell((side, side))[None]
 
     def run() -> Tensor:
-        cuda, torch.Tensor.cuda = torch.Tensor.cuda, lambda t: t  # type: ignore[method-assign, assignment, misc]
-        try:
-            model.feat = feat
-            starts = range(0, side * side, CHUNK)
+        model.feat = feat
+        starts = range(0, side * side, CHUNK)
+        with on_cpu():
             return torch.cat([model.query_rgb(coord[:, q : q + CHUNK], cell[:, q : q + CHUNK]) for q in starts], dim=1)
-        finally:
-            torch.Tensor.cuda = cuda  # type: ignore[method-assign]
 
     return run
 
