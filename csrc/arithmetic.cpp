@@ -75,8 +75,11 @@ std::unique_ptr<Layer> make_layer(const std::string& arithmetic, const Linear& l
 
 std::unique_ptr<WeightGradient> make_weight_gradient(const std::string& arithmetic, int64_t in, int64_t out) {
 #if defined(__x86_64__)
-    if (arithmetic == "avx512" || arithmetic == "vnni-int16") {
+    if (arithmetic == "avx512") {
         return make_avx512_weight_gradient(in, out);
+    }
+    if (arithmetic == "vnni-int16") {
+        return make_vnni_weight_gradient(in, out);
     }
 #endif
     return make_mm_weight_gradient(in, out);

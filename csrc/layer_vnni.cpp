@@ -9,8 +9,6 @@
 #include "layer.h"
 
 #if defined(__x86_64__)
-#include <immintrin.h>
-
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -19,8 +17,7 @@
 
 #include "buffer.h"
 #include "panels.h"
-
-#define LIIF_VNNI __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
+#include "vnni.h"
 
 namespace liif {
 namespace {
@@ -110,7 +107,8 @@ LIIF_VNNI void quantise(const float* in, int64_t stride, int64_t width, float in
         float value;
         std::memcpy(&value, &bits, sizeof(value));
         out.scales[r] = value / input_max;
-        factor[r] = _mm512_set1_ps(value > 0 ? input_max / value : 0);
+        // A smaller value would have an infinite factor.
+        factor[r] = _mm512_set1_ps(value > 1e-33f ? input_max / value : 0);
     }
     // Where _mm512_packs_epi32, which works within 128-bit lanes, puts its first operand's elements; the second's come
     // four places later.
@@ -141,13 +139,6 @@ LIIF_VNNI void quantise(const float* in, int64_t stride, int64_t width, float in
     }
     _mm512_storeu_si512(out.weights + count, _mm512_setzero_si512());
     out.count = count + count % 2;
-}
-
-// sum + the two products of 16-bit words in each 32-bit lane. Not the intrinsic: around it GCC 12 copies and spills the
-// sums in every step.
-LIIF_VNNI inline __m512i dot_add(__m512i sum, __m512i a, __m512i b) {
-    asm("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
-    return sum;
 }
 
 LIIF_VNNI inline void prefetch(const int16_t* row) { _mm_prefetch(reinterpret_cast<const char*>(row), _MM_HINT_T0); }

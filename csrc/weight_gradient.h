@@ -21,8 +21,9 @@ class WeightGradient {
 // For the arithmetics of layer.h.
 std::unique_ptr<WeightGradient> make_weight_gradient(const std::string& arithmetic, int64_t in, int64_t out);
 
-// Behind make_weight_gradient; the own kernel exists on x86-64 only.
+// Behind make_weight_gradient; own kernels exist on x86-64 only.
 std::unique_ptr<WeightGradient> make_mm_weight_gradient(int64_t in, int64_t out);
 std::unique_ptr<WeightGradient> make_avx512_weight_gradient(int64_t in, int64_t out);
+std::unique_ptr<WeightGradient> make_vnni_weight_gradient(int64_t in, int64_t out);
 
 }  // namespace liif

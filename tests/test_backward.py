@@ -113,6 +113,32 @@ def test_many_queries_on_one_pixel(backend: str, same_place: bool) -> None:
     check_against_truth(backend, seeded((2, 4, 9, 11), 1, 1), coord, cell, params)
 
 
+@pytest.mark.parametrize("scale", [0.0, 1e-36, 1e-12, 1e12])
+def test_gradients_of_any_size(backend: str, scale: float) -> None:
+    params = random_params(4, [48, 48, 48])
+    feat, (coord, cell) = seeded((2, 4, 5, 6), 1, 1), random_queries(2, 70)
+    for precision in precisions(backend, params):
+        leaves = [feat.requires_grad_(), *(w.requires_grad_() for w in params.weights)]
+        out = query(feat, coord, cell, params, backend=backend, precision=precision)
+        want = torch.autograd.grad(reference.query(feat, coord, cell, params).sum(), leaves)
+        for got, exact in zip(torch.autograd.grad(out.sum() * scale, leaves), want, strict=True):
+            assert (got - exact * scale).norm() <= 2e-2 * (exact * scale).norm() + 1e-32
+
+
+def test_a_gradient_that_is_not_finite_stays_so(backend: str) -> None:
+    params = random_params(4, [48, 48, 48])
+    params.weights[1].requires_grad_()
+    for precision in precisions(backend, params):
+        for bad in (float("nan"), float("inf")):
+            out = query(
+                seeded((1, 4, 5, 6), 1, 1), *random_queries(1, 70), params, backend=backend, precision=precision
+            )
+            scale = torch.ones_like(out)
+            scale[0, 7] = bad
+            (got,) = torch.autograd.grad((out * scale).sum(), params.weights[1])
+            assert not got.isfinite().all()
+
+
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_the_same_bits_again(backend: str, threads: int) -> None:
     params = random_params(4, [48, 48, 48])
