@@ -50,7 +50,7 @@ BackwardWorker::BackwardWorker(const Backward& backward)
     }
 }
 
-BackwardWorker::~BackwardWorker() {
+void BackwardWorker::release() const {
     for (const auto* layers : {&backward_.decoder.hidden, &backward_.transposed}) {
         for (const auto& layer : *layers) {
             layer->release();

@@ -42,12 +42,14 @@ struct Queries {
 class BackwardWorker {
   public:
     explicit BackwardWorker(const Backward& backward);
-    ~BackwardWorker();
 
     // Adds the queries' gradients to `sums` and to the map's: target(pixel) gives the place of a pixel's [n0]. Returns
     // false, with nothing added, if a neighbour lies outside of the window.
     template <typename Target>
     bool add(const float* map, const Queries& queries, const Target& target);
+
+    // Called by the thread that has added, when it is done.
+    void release() const;
 
     Sums& sums() { return sums_; }
 

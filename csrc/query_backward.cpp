@@ -54,6 +54,7 @@ class Pass {
                 const auto i = static_cast<size_t>(s);
                 workers[i] = std::make_unique<BackwardWorker>(backward_);
                 inside[i] = work(shares_[i], *workers[i]);
+                workers[i]->release();
             }
         });
         if (std::find(inside.begin(), inside.end(), 0) != inside.end()) {
@@ -131,7 +132,7 @@ class Pass {
 template <typename Get>
 at::Tensor total(const std::vector<std::unique_ptr<BackwardWorker>>& workers, int64_t rows, int64_t columns,
                  int64_t stride, const Get& get) {
-    at::Tensor sum = at::zeros({rows, columns});
+    at::Tensor sum = at::zeros({rows, columns}, at::kFloat);
     float* to = sum.mutable_data_ptr<float>();
     for (const auto& worker : workers) {
         const float* from = get(worker->sums());
@@ -184,7 +185,7 @@ Gradients cpu_query_backward(const at::Tensor& grad, const at::Tensor& projected
         backward.weights.push_back(make_weight_gradient(arithmetic, in, out));
         backward.widths.push_back(a.weights[k].size(0));
     }
-    at::Tensor d_projected = at::zeros(projected.sizes());
+    at::Tensor d_projected = at::zeros(projected.sizes(), at::kFloat);
     const at::Tensor answers_grad = grad.contiguous();
     const auto workers = Pass(a, backward, answers_grad, d_projected).run();
     TORCH_CHECK(!workers.empty() || grad.numel() == 0,
