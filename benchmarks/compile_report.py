@@ -24,16 +24,14 @@ from triton.backends import nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from liif_fast.kernels import configs
+from liif_fast.kernels import configs, launch
 from liif_fast.kernels.configs import Tile
 from liif_fast.kernels.forward import SIZES, liif_forward
 
 # Bytes of shared memory that one block can have.
 SHARED = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
 INSTRUCTIONS = ("wgmma.mma_async", "tcgen05.mma", "mma.sync")
-TYPES = {"fp16": ("*fp16", tl.float16), "bf16": ("*bf16", tl.bfloat16), "fp32": ("*fp32", tl.float32)}
-TYPES["tf32"] = TYPES["fp32"]
-HALF = ("fp16", "bf16")
+POINTER = {"fp16": "*fp16", "bf16": "*bf16", **dict.fromkeys(configs.FULL, "*fp32")}
 POINTERS = ("coord", "cell", "rest", "first_bias", "middle_bias", "last_bias", "out")
 OPERANDS = ("source", "first_weight", "middle", "last")
 UNIT_STRIDES = ("stride_c", "coord_i", "cell_i")
@@ -54,24 +52,22 @@ class Case(NamedTuple):
 def cases(quick: bool = False) -> Iterator[Case]:
     """Every shipped configuration; quick: the projected and direct fp16 kernels of each generation."""
     for arch in configs.HALF:
-        for precision in TYPES:
+        for precision in POINTER:
             for direct in (False, True):
                 for grid in (False, True):
                     if quick and (precision != "fp16" or grid):
                         continue
-                    itemsize = 2 if precision in HALF else 4
-                    yield Case(arch, precision, direct, grid, configs.choose(divmod(arch, 10), itemsize, direct))
+                    yield Case(arch, precision, direct, grid, configs.choose(divmod(arch, 10), precision, direct))
 
 
 def compile_case(case: Case) -> dict[str, Any]:
     """Compile one kernel and read its resources: a row of the report, with what it misses under `misses`."""
-    pointer, dot = TYPES[case.precision]
-    tile = case.tile
+    pointer, tile = POINTER[case.precision], case.tile
     constants: dict[str, Any] = {
         **PUBLISHED, "DIRECT": case.direct, "GRID": case.grid, "CHANNELS": 64 if case.direct else 256,
         "ROWS": tile.rows, "BLOCK_K": tile.block_k, "BLOCK_N": tile.block_n, "BLOCK_C": tile.block_c,
-        "STAGES": tile.stages, "INDEX": tl.int32, "DOT": dot,
-        "PRECISION": "tf32" if case.precision == "tf32" else "ieee", **dict.fromkeys(UNIT_STRIDES, 1),
+        "STAGES": tile.stages, "INDEX": tl.int32, "DOT": launch.DOT[case.precision],
+        "PRECISION": launch.INPUT_PRECISION.get(case.precision, "ieee"), **dict.fromkeys(UNIT_STRIDES, 1),
     }  # fmt: skip
     signature, aligned = {}, {}
     for place, name in enumerate(liif_forward.arg_names):
@@ -112,7 +108,7 @@ def resources(cubin: bytes) -> dict[str, int]:
 def misses(row: dict[str, Any]) -> list[str]:
     """What a row lacks of what is expected."""
     found = []
-    if row["precision"] in HALF and row["spill"]:
+    if row["precision"] not in configs.FULL and row["spill"]:
         found.append(f"{row['spill']} bytes spilled")
     if row["shared"] > SHARED[row["arch"]]:
         found.append(f"{row['shared']} bytes of shared memory, {SHARED[row['arch']]} allowed")
@@ -125,7 +121,7 @@ def line(row: dict[str, Any]) -> str:
     tile = "/".join(str(value) for value in row["tile"].values())
     form = ("direct" if row["direct"] else "projected") + (" grid" if row["grid"] else "")
     return (
-        f"sm_{row['arch']:<4}{row['precision']:<5}{form:<15}{tile:<19}{row['registers']:>4} regs"
+        f"sm_{row['arch']:<4}{row['precision']:<7}{form:<15}{tile:<19}{row['registers']:>4} regs"
         f"{row['spill']:>6} spill{row['shared'] // 1024:>5} KiB  {row['instruction']:<16}{'; '.join(row['misses'])}"
     )
 

@@ -82,6 +82,8 @@ class Problem:
             "torch fp16": self._backend("torch"),
             "triton fp16 projected": self._backend("triton", "projected"),
             "triton fp16 direct": self._backend("triton", "direct"),
+            "triton fp32 projected": self._backend("triton", "projected", precision="fp32"),
+            "triton tf32x3 projected": self._backend("triton", "projected", precision="tf32x3"),
         }
         if compiled:
             found["published fp32 compiled"] = self._published("highest", compiled=True)
@@ -103,9 +105,11 @@ class Problem:
 
         return run
 
-    def _backend(self, backend: str, prologue: str = "auto", compiled: bool = False) -> Callable[[], Tensor]:
+    def _backend(
+        self, backend: str, prologue: str = "auto", compiled: bool = False, precision: str = "fp16"
+    ) -> Callable[[], Tensor]:
         def ask() -> Tensor:
-            options: dict[str, Any] = {"backend": backend, "precision": "fp16", "prologue": prologue}
+            options: dict[str, Any] = {"backend": backend, "precision": precision, "prologue": prologue}
             if self.grid and not compiled:
                 return functional.query_grid(self.feat, self.size, self.params, **options)
             return functional.query(self.feat, self.coord, self.cell, self.params, **options)

@@ -29,8 +29,13 @@ HALF: dict[int, tuple[Tile, Tile]] = {
     100: (Tile(128, 64, 64, 64, 8, 2), Tile(128, 64, 64, 64, 8, 2)),
     120: (Tile(64, 32, 32, 64, 8, 2), Tile(64, 16, 32, 64, 8, 2)),
 }
-# 4-byte operands (fp32, tf32) take twice the shared memory: one small tile fits every generation.
-FULL = Tile(32, 16, 16, 32, 4, 2)
+# 4-byte operands take twice the shared memory: one small tile fits every generation. "tf32x3" holds each operand in two
+# parts, so that some of its registers spill in any tile; these spill least.
+FULL: dict[str, tuple[Tile, Tile]] = {
+    "fp32": (Tile(32, 16, 16, 32, 4, 2), Tile(32, 16, 16, 32, 8, 1)),
+    "tf32": (Tile(32, 16, 16, 32, 4, 2), Tile(32, 16, 16, 32, 4, 2)),
+    "tf32x3": (Tile(16, 16, 16, 32, 4, 2), Tile(16, 16, 16, 32, 4, 2)),
+}
 INTERPRETED = Tile(256, 64, 64, 64, 4, 1)  # in Python, the fewer steps the better
 
 
@@ -41,9 +46,9 @@ def generation(capability: tuple[int, int]) -> int | None:
     return max(known) if known else None
 
 
-def choose(capability: tuple[int, int], itemsize: int, direct: bool) -> Tile:
-    """The tile for a device, the bytes of an operand and the prologue."""
+def choose(capability: tuple[int, int], precision: str, direct: bool) -> Tile:
+    """The tile for a device, a precision and a prologue."""
     key = generation(capability)
     if key is None:
         raise ValueError(f"expected compute capability 8.0 or newer, got {capability}")
-    return HALF[key][direct] if itemsize == 2 else FULL
+    return FULL.get(precision, HALF[key])[direct]

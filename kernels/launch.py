@@ -13,11 +13,12 @@ import triton.language as tl
 from torch import Tensor
 
 from liif_fast.geometry import SHIFT_EPS, Grid, Window
-from liif_fast.kernels.configs import Tile
+from liif_fast.kernels.configs import FULL, Tile
 from liif_fast.kernels.forward import liif_forward
 
-DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_DOT = {"fp32": tl.float32, "tf32": tl.float32, "fp16": tl.float16, "bf16": tl.bfloat16}
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, **dict.fromkeys(FULL, torch.float32)}
+DOT = {"fp16": tl.float16, "bf16": tl.bfloat16, **dict.fromkeys(FULL, tl.float32)}
+INPUT_PRECISION = {"tf32": "tf32", "tf32x3": "tf32x3"}  # of float32 operands, "ieee" for any other
 OUT = 16  # columns of the last layer: the narrowest matrix instruction
 
 
@@ -112,8 +113,8 @@ def forward(
             TAPS=1 if weights.kernel is None else weights.kernel.shape[0], CORNERS=tile.rows // per_tile,
             CHANNELS=channels, WIDTH=width, HIDDEN=hidden, OUT_DIM=out_dim, OUT=OUT,
             ROWS=tile.rows, BLOCK_K=min(tile.block_k, width), BLOCK_N=min(tile.block_n, width), BLOCK_C=tile.block_c,
-            STAGES=tile.stages, INDEX=tl.int64 if far else tl.int32, DOT=_DOT[precision],
-            PRECISION="tf32" if precision == "tf32" else "ieee",
+            STAGES=tile.stages, INDEX=tl.int64 if far else tl.int32, DOT=DOT[precision],
+            PRECISION=INPUT_PRECISION.get(precision, "ieee"),
             num_warps=tile.warps, num_stages=tile.stages,
             # Pixels are chosen by rounding, see lookup.py.
             enable_fp_fusion=False,

@@ -1,7 +1,7 @@
 """Which tile a launch uses: the one that `liif-fast tune` found on this kind of device, else the table's.
 
-Tuned tiles stand in one JSON file in the user's cache directory, keyed by device name, Triton's version, the operands'
-size and the prologue; a file that cannot be read counts as empty.
+Tuned tiles stand in one JSON file in the user's cache directory, keyed by device name, Triton's version, the
+arithmetic and the prologue; a file that cannot be read counts as empty.
 """
 
 from __future__ import annotations
@@ -32,11 +32,10 @@ def tile_for(source: Tensor, precision: str, *, direct: bool) -> Tile:
     """The tile for a launch on the source's device."""
     if not source.is_cuda:
         return configs.INTERPRETED
-    itemsize = 2 if precision in ("fp16", "bf16") else 4
-    tuned = _tuned().get(_key(torch.cuda.get_device_name(source.device), itemsize, direct))
+    tuned = _tuned().get(_key(torch.cuda.get_device_name(source.device), precision, direct))
     if tuned is not None:
         return tuned
-    return configs.choose(torch.cuda.get_device_capability(source.device), itemsize, direct)
+    return configs.choose(torch.cuda.get_device_capability(source.device), precision, direct)
 
 
 def candidates(base: Tile) -> Iterator[Tile]:
@@ -71,19 +70,20 @@ def search(tiles: list[Tile], seconds: Callable[[Tile], float]) -> tuple[Tile, f
     return best
 
 
-def keep(device_name: str, itemsize: int, direct: bool, tile: Tile) -> Path:
+def keep(device_name: str, precision: str, direct: bool, tile: Tile) -> Path:
     """Write a winner into the cache file, beside what is there; returns the file."""
     path = cache_file()
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = _read(path) | {_key(device_name, itemsize, direct): list(tile)}
+    content = _read(path) | {_key(device_name, precision, direct): list(tile)}
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
     _tuned.cache_clear()
     return path
 
 
-def _key(device_name: str, itemsize: int, direct: bool) -> str:
-    return f"{device_name}, triton {triton.__version__}, {itemsize} bytes, {'direct' if direct else 'projected'}"
+def _key(device_name: str, precision: str, direct: bool) -> str:
+    arithmetic = precision if precision in configs.FULL else "half"
+    return f"{device_name}, triton {triton.__version__}, {arithmetic}, {'direct' if direct else 'projected'}"
 
 
 @lru_cache(maxsize=1)

@@ -41,7 +41,7 @@ def accelerate(model: Model, backend: str = "auto", precision: str = "auto") -> 
         model: a LIIF, or a module that holds some: with the published ``query_rgb(coord, cell=None)`` on the kept
             `feat`, or with mmagic's ``query_rgb(feature, coord, cell=None)``.
         backend: "auto" or the name of a decoder backend.
-        precision: "auto", "fp32", "tf32", "bf16" or "fp16".
+        precision: "auto", "fp32", "tf32x3", "tf32", "bf16" or "fp16".
 
     Returns:
         The same object, its state_dict untouched. `restore` undoes it; a second call changes the two choices.

@@ -47,8 +47,19 @@ def project(feat: Tensor, params: DecoderParams, precision: str = "auto") -> Ten
     kernel, _ = params.split()
     with torch.autocast(feat.device.type, enabled=False):
         feat = feat.to(dtype).contiguous(memory_format=torch.channels_last)
-        projected = F.conv2d(feat, kernel.to(dtype), padding=kernel.shape[-1] // 2)
+        convolve = _float32_convolution if feat.is_cuda and precision in ("fp32", "tf32x3") else F.conv2d
+        projected = convolve(feat, kernel.to(dtype), padding=kernel.shape[-1] // 2)
     return projected.permute(0, 2, 3, 1).contiguous()
+
+
+def _float32_convolution(feat: Tensor, kernel: Tensor, padding: int) -> Tensor:
+    """conv2d that never rounds to TF32, which cuDNN's convolutions do unless a global switch forbids it."""
+    cudnn = torch.backends.cudnn
+    deterministic = cudnn.deterministic or torch.are_deterministic_algorithms_enabled()
+    tail = (cudnn.benchmark, deterministic, cudnn.enabled, False)
+    sides = [1, 1], [padding, padding], [1, 1]
+    result: Tensor = torch.ops.aten._convolution(feat, kernel, None, *sides, False, [0, 0], 1, *tail)
+    return result
 
 
 def query(
@@ -68,7 +79,7 @@ def query(
     feat: [B, C, H, W], may be None where `projected`, its `project`, is given ([B, h, w, N0]).
     coord, cell: [B, Q, 2], (y, x), in units of [-1, 1]; used as float32. cell may be None without cell_decode.
     window: `projected` is only this part of a map; every neighbour of every query must lie inside it.
-    backend: "auto" or a name of `available_backends()`; precision: "auto", "fp32", "tf32", "fp16", "bf16".
+    backend: "auto" or a name of `available_backends()`; precision: "auto", "fp32", "tf32x3", "tf32", "fp16", "bf16".
     prologue: "projected" applies layer one to the whole map first, "direct" (backend `triton`) unfolds inside of the
         kernel; "auto" takes what costs less for this many queries.
     Gradients of everything are right whatever the backend: those of coord and cell, and all where the backend has no

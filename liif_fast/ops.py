@@ -143,7 +143,7 @@ def query(
     cell_w). weights: those of the layers after the first; biases: those of all layers.
     coord, cell: [B, Q, 2] float32; cell is given where the MLP reads it. Without coord, grid = [H_out, W_out, top,
     left, height, width] asks for the pixels of a part of a regular output, row by row.
-    backend: a key of KERNELS ("cpu" takes projected maps only); precision: "fp32", "tf32", "fp16" or "bf16".
+    backend: a key of KERNELS ("cpu" takes projected maps only); precision: "fp32", "tf32x3", "tf32", "fp16", "bf16".
 
     Differentiable once, by BACKWARD[backend], in source, rest, weights and biases, where projected maps and coord are
     given; functional.query takes the `torch` backend for everything else.

@@ -3,36 +3,53 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import GoldenCase, golden_cases, random_params, seeded
 from test_functional import SWITCHES, random_queries, to_double
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import gpu_report
-from liif_fast import backends, ops, reference
+from liif_fast import backends, functional, ops, reference
 from liif_fast.backends import gpu
 from liif_fast.box import Box
 from liif_fast.errors import BackendError, UsageError
 from liif_fast.functional import Window, project, query, query_grid
 from liif_fast.geometry import Grid, make_cell, make_coord
+from liif_fast.kernels import launch
 from liif_fast.params import DecoderParams
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # PyTorch's own half precision is compared on the same device; the interpreter gets bf16 wrong.
-PRECISIONS = ("fp32", "fp16", "bf16", "tf32") if DEVICE.type == "cuda" else ("fp32", "fp16")
-FLOORS = {"fp32": 1e-6, "tf32": 1e-3, "fp16": 1e-3, "bf16": 1e-2}
+PRECISIONS = ("fp32", "tf32x3", "fp16", "bf16", "tf32") if DEVICE.type == "cuda" else ("fp32", "fp16")
+FLOORS = {"fp32": 1e-6, "tf32x3": 1e-6, "tf32": 1e-3, "fp16": 1e-3, "bf16": 1e-2}
 PROLOGUES = ("projected", "direct")
 ROOT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.skipif(
     gpu.unusable_reason(DEVICE, "fp32") is not None, reason=str(gpu.unusable_reason(DEVICE, "fp32"))
 )
+
+
+@pytest.fixture(autouse=True)
+def poison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fresh memory holds NaN, so that nothing unwritten passes."""
+    empty = torch.empty
+
+    def poisoned(*args: Any, **options: Any) -> Tensor:
+        fresh: Tensor = empty(*args, **options)
+        return fresh.fill_(float("nan")) if fresh.is_floating_point() else fresh
+
+    monkeypatch.setattr(torch, "empty", poisoned)
 
 
 def on_device(params: DecoderParams) -> DecoderParams:
@@ -47,10 +64,10 @@ def check(
 ) -> None:
     """The kernel's error is at most twice that of PyTorch at the same precision, plus a floor."""
     truth = reference.query(feat.double(), coord, cell, to_double(params))
-    options = {"precision": precision}
     on_cpu_fp16 = precision == "fp16" and DEVICE.type == "cpu"
-    own = query(feat, coord, cell, params, backend="torch", precision="fp32" if on_cpu_fp16 else precision)
-    got = query(feat, coord, cell, params, backend="triton", prologue=prologue, **options)
+    plain = "fp32" if on_cpu_fp16 or precision == "tf32x3" else precision
+    own = query(feat, coord, cell, params, backend="torch", precision=plain)
+    got = query(feat, coord, cell, params, backend="triton", prologue=prologue, precision=precision)
     assert got.shape == truth.shape
     assert torch.isfinite(got).all()
     limit = 2 * (own - truth).abs().max() + FLOORS[precision] * max(1.0, float(truth.abs().max()))
@@ -76,6 +93,39 @@ def test_every_depth(depth: int, prologue: str) -> None:
     feat = seeded((1, 20, 6, 5), 1, 1).to(DEVICE)
     coord, cell = (t.to(DEVICE) for t in random_queries(1, 40))
     check(feat, coord, cell, params, prologue, "fp32")
+
+
+@pytest.mark.parametrize("prologue", PROLOGUES)
+@pytest.mark.parametrize(("width", "depth", "out_dim"), [(17, 7, 16), (100, 2, 1), (200, 3, 15)])
+def test_widths_that_are_padded_and_every_number_of_outputs(
+    width: int, depth: int, out_dim: int, prologue: str
+) -> None:
+    params = on_device(random_params(3, [width] * depth, out_dim=out_dim, seed=5))
+    feat = seeded((2, 3, 4, 5), 1, 1).to(DEVICE)
+    coord, cell = (t.to(DEVICE) for t in random_queries(2, 9))
+    for precision in ("fp32", "tf32x3", "fp16"):
+        check(feat, coord, cell, params, prologue, precision)
+
+
+def test_a_map_beyond_32_bits() -> None:
+    """Rows 2^31 elements apart, of which only the few that are read take memory."""
+    if DEVICE.type == "cuda":
+        storage = torch.zeros(2**31 + 2**10, dtype=torch.float16, device=DEVICE)
+    else:
+        no_reserve = 0x4000  # Linux's MAP_NORESERVE, which older Pythons do not name
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve
+        storage = torch.frombuffer(mmap.mmap(-1, 2**32 + 2**11, flags=flags), dtype=torch.float16)
+    params = on_device(random_params(4, [16, 16]))
+    coord, cell = (t.to(DEVICE) for t in random_queries(1, 20))
+    near = seeded((1, 4, 2, 6), 1, 1).half().to(DEVICE)
+    projected = project(near, params).half()
+    options = {"backend": "triton", "precision": "fp16"}
+    far = storage.as_strided(near.shape, (0, 1, 2**31, 4)).copy_(near)
+    want = query(near, coord, cell, params, prologue="direct", **options)
+    assert torch.equal(query(far, coord, cell, params, prologue="direct", **options), want)
+    far = storage.as_strided(projected.shape, (0, 2**31, 16, 1)).copy_(projected)
+    want = query(None, coord, cell, params, projected=projected, **options)
+    assert torch.equal(query(None, coord, cell, params, projected=far, **options), want)
 
 
 def light(case: GoldenCase) -> bool:
@@ -167,6 +217,65 @@ def test_what_the_kernel_cannot_run_is_said_and_falls_back() -> None:
         torch.testing.assert_close(query(feat, coord, cell, params), want, rtol=0, atol=1e-6)
 
 
+def test_the_report_gives_the_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
+    def row(params: DecoderParams, precision: str = "fp32") -> backends.BackendReport:
+        return next(row for row in backends.report(params, precision) if row.name == "triton")
+
+    assert row(random_params(4, [16])).usable
+    assert "one width" in row(random_params(4, [16, 24])).reason
+    assert "expected precision" in row(random_params(4, [16]), "int8").reason
+    monkeypatch.setattr(gpu, "unchosen_reason", lambda *_: "it was wrong")
+    assert row(random_params(4, [16])).detail.endswith("; not taken by auto: it was wrong")
+
+
+def test_tf32x3_is_the_triton_backends_alone() -> None:
+    params = on_device(random_params(4, [16]))
+    coord, cell = (t.to(DEVICE) for t in random_queries(1, 9))
+    feat = seeded((1, 4, 5, 6), 1, 1).to(DEVICE)
+    for backend in set(backends.available_backends()) - {"triton"}:
+        with pytest.raises(BackendError, match="tf32x3"):
+            query(feat, coord, cell, params, backend=backend, precision="tf32x3")
+
+
+def test_a_launch_reads_no_value_and_so_can_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CUDA graph cannot hold what waits for the device: .item(), a copy to the host, a size that depends on data."""
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            assert not func._schema.name.endswith(("_local_scalar_dense", "nonzero", "_unique2", "masked_select"))
+            return func(*args, **(kwargs or {}))
+
+    launched = []
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            return lambda *args, **options: launched.append(grid)
+
+    monkeypatch.setattr(launch, "liif_forward", Kernel())
+    params = on_device(random_params(4, [16, 16]))
+    kernel, rest = params.split()
+    feat = seeded((1, 4, 5, 6), 1, 1).to(DEVICE)
+    coord, cell = (t.to(DEVICE) for t in random_queries(1, 9))
+    shared = (rest, list(params.weights[1:]), list(params.biases), True, [5, 6, 0, 0], "fp16")
+    projected = project(feat, params)
+    with Watch():
+        ops.KERNELS["triton"](feat, kernel, coord, cell, [], *shared)
+        ops.KERNELS["triton"](projected, None, None, None, [9, 8, 1, 2, 3, 4], *shared)
+    assert len(launched) == 2
+
+
+def test_the_projection_in_float32_is_not_rounded_to_tf32() -> None:
+    feat, kernel = seeded((2, 4, 5, 6), 1, 1), seeded((8, 4, 3, 3), 2, 1)
+    feat, kernel = feat.to(DEVICE).requires_grad_(), kernel.to(DEVICE).requires_grad_()
+    want = F.conv2d(feat.double(), kernel.double(), padding=1)
+    got = torch.compile(functional._float32_convolution, fullgraph=True, backend="aot_eager")(feat, kernel, 1)
+    torch.testing.assert_close(got.double(), want, rtol=0, atol=1e-5)
+    for ours, truth in zip(
+        torch.autograd.grad(got.sum(), (feat, kernel)), torch.autograd.grad(want.sum(), (feat, kernel)), strict=True
+    ):
+        torch.testing.assert_close(ours, truth, rtol=0, atol=5e-2 if DEVICE.type == "cuda" else 1e-5)
+
+
 def test_bad_arguments() -> None:
     params = on_device(random_params(4, [16]))
     coord, cell = (t.to(DEVICE) for t in random_queries(1, 9))
@@ -223,7 +332,7 @@ def test_the_gpu_report_runs_on_tiny_shapes(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "gpu-report.json").read_text())
     assert {"gpu", "torch", "triton", "commit", "fp16_matrix_peak"} <= report.keys()
     errors = [row["relative_error"] for row in report["rows"] if row["relative_error"] is not None]
-    assert len(errors) == 12
+    assert len(errors) == 16
     assert max(errors) < 5e-3
 
 
@@ -231,6 +340,19 @@ def test_the_gpu_report_runs_on_tiny_shapes(tmp_path: Path) -> None:
 def test_the_gpu_report_says_that_there_is_no_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu_report.main(["--out", str(tmp_path)]) == 2
     assert "expected a CUDA GPU" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_the_launch_goes_to_the_tensors_device() -> None:
+    params = random_params(4, [16, 16])
+    coord, cell = random_queries(1, 30)
+    answers = []
+    for device in ("cuda:0", "cuda:1"):
+        weights, biases = ([t.to(device) for t in tensors] for tensors in (params.weights, params.biases))
+        moved = DecoderParams(tuple(weights), tuple(biases), params.channels)
+        feat = seeded((1, 4, 5, 6), 1, 1).to(device)
+        answers.append(query(feat, coord.to(device), cell.to(device), moved, backend="triton", precision="fp32").cpu())
+    assert torch.equal(*answers)
 
 
 @pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a GPU")

@@ -28,11 +28,11 @@ def test_a_device_uses_the_newest_generation_it_can_run(capability: tuple[int, i
 
 
 def test_the_table_knows_precision_and_prologue() -> None:
-    assert configs.choose((9, 0), 2, False) == configs.HALF[90][0]
-    assert configs.choose((9, 0), 2, True) == configs.HALF[90][1]
-    assert configs.choose((9, 0), 4, True) == configs.FULL
+    assert configs.choose((9, 0), "bf16", False) == configs.HALF[90][0]
+    assert configs.choose((9, 0), "fp16", True) == configs.HALF[90][1]
+    assert configs.choose((9, 0), "tf32x3", True) == configs.FULL["tf32x3"][1]
     with pytest.raises(ValueError, match=r"8\.0 or newer"):
-        configs.choose((7, 5), 2, False)
+        configs.choose((7, 5), "fp16", False)
 
 
 def test_candidates_start_with_the_table_and_are_distinct_and_sane() -> None:
@@ -58,8 +58,8 @@ def test_the_search_passes_over_what_does_not_run() -> None:
 
 def test_winners_are_kept_and_a_damaged_file_counts_as_empty(cache: Path) -> None:
     first, second = Tile(16, 16, 16, 16, 4, 1), Tile(32, 16, 16, 16, 4, 1)
-    assert tuning.keep("GPU A", 2, False, first) == cache
-    tuning.keep("GPU B", 2, True, second)
+    assert tuning.keep("GPU A", "fp16", False, first) == cache
+    tuning.keep("GPU B", "fp32", True, second)
     assert sorted(tuning._tuned().values()) == [first, second]
     cache.write_text('{"GPU A": [1, 2], "x": "y"')
     tuning._tuned.cache_clear()

@@ -15,7 +15,7 @@ from liif_fast.backends import cpu, gpu, pytorch
 from liif_fast.errors import BackendError, UsageError
 from liif_fast.params import DecoderParams
 
-PRECISIONS = ("auto", "fp32", "tf32", "fp16", "bf16")
+PRECISIONS = ("auto", "fp32", "tf32x3", "tf32", "fp16", "bf16")
 # Best first for "auto", which falls back to `torch`; the reference is the oracle and is never chosen for its own sake.
 FUSED: dict[str, ModuleType] = {gpu.NAME: gpu, cpu.NAME: cpu}
 NAMES = ("reference", pytorch.NAME, *FUSED)
@@ -74,21 +74,27 @@ def _best(device: torch.device, precision: str, params: DecoderParams | None) ->
     return pytorch.NAME
 
 
-def report() -> list[BackendReport]:
-    """Every backend: usable here or why not."""
-    cuda = torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
+def report(params: DecoderParams | None = None, precision: str = "fp32") -> list[BackendReport]:
+    """Every backend: usable here, for this decoder if one is given, or why not; and why `auto` leaves a usable one."""
     rows = []
     for name in NAMES:
-        device = cuda if name == gpu.NAME else torch.device("cpu")
-        reason = unusable_reason(name, device)
+        device = _its_device(name)
+        reason = unusable_reason(name, device, precision, params)
         about = "published arithmetic, for comparison" if name == "reference" else ""
         module = FUSED.get(name, pytorch if name == pytorch.NAME else None)
         if module is not None and reason is None:
             about = module.detail()
+            unchosen = module.unchosen_reason(device, precision) if name in FUSED else None
+            about += "" if unchosen is None else f"; not taken by auto: {unchosen}"
         rows.append(BackendReport(name, reason is None, reason or "", about))
     return rows
 
 
 def available_backends() -> list[str]:
     """Names of the backends that can run here."""
-    return [row.name for row in report() if row.usable]
+    return [name for name in NAMES if unusable_reason(name, _its_device(name)) is None]
+
+
+def _its_device(name: str) -> torch.device:
+    """Where a backend is asked about: the GPU for that of GPUs where there is one, else the CPU."""
+    return torch.device("cuda" if name == gpu.NAME and torch.cuda.is_available() else "cpu")

@@ -20,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 NAME = "triton"
 DIRECT = True  # it can unfold the features itself
 BACKWARD = False
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+PRECISIONS = ("fp32", "tf32x3", "tf32", "fp16", "bf16")
 MIN_CAPABILITY = (8, 0)
 MAX_WIDTH, MAX_OUT = 256, 16
 
@@ -28,7 +28,7 @@ INSTALLED = find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 # Largest difference from float32 PyTorch that the small case of `unchosen_reason` may show; its outputs are near 1.
-PROOF_TOLERANCE = {"fp32": 1e-5, "tf32": 5e-3, "fp16": 5e-3, "bf16": 4e-2}
+PROOF_TOLERANCE = {"fp32": 1e-5, "tf32x3": 1e-5, "tf32": 5e-3, "fp16": 5e-3, "bf16": 4e-2}
 _proofs: dict[tuple[int, str], str | None] = {}
 
 

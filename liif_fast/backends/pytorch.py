@@ -13,10 +13,13 @@ from liif_fast.params import DecoderParams
 NAME = "torch"
 CHUNK = 8_192  # queries at a time without gradients: the activations of a chunk then stay near the cache
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES["tf32x3"] = torch.float32  # for the projection that the triton backend reads
 
 
 def unusable_reason(device: torch.device, precision: str, params: DecoderParams | None = None) -> str | None:
-    """None: it runs everywhere that PyTorch does; TF32 exists on CUDA only."""
+    """None: it runs everywhere that PyTorch does; TF32 exists on CUDA only, its threefold form in Triton only."""
+    if precision == "tf32x3":
+        return "precision 'tf32x3' exists in the triton backend only; use 'fp32'"
     if precision == "tf32" and device.type != "cuda":
         return f"precision 'tf32' exists on CUDA devices only, got {device}; use 'fp32'"
     return None

@@ -22,7 +22,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="search the fastest GPU kernel configuration and remember it",
         description="Time tiles of the Triton kernel on this GPU; the winner goes to the user's cache directory.",
     )
-    parser.add_argument("--precision", choices=("fp16", "bf16", "tf32", "fp32"), default="fp16")
+    parser.add_argument("--precision", choices=("fp16", "bf16", "tf32", "tf32x3", "fp32"), default="fp16")
     parser.set_defaults(run=run)
     return parser
 
@@ -40,15 +40,14 @@ def run(args: argparse.Namespace) -> int:
         return 1
     from liif_fast.kernels import configs, tuning
 
-    itemsize = 2 if args.precision in ("fp16", "bf16") else 4
     for direct in (False, True):
-        base = configs.choose(torch.cuda.get_device_capability(device), itemsize, direct)
+        base = configs.choose(torch.cuda.get_device_capability(device), args.precision, direct)
         tiles = list(tuning.candidates(base))
         print(f"{'direct' if direct else 'projected'}: {len(tiles)} tiles", file=sys.stderr)
         timer = _Timer(device, args.precision, direct)
         before = timer(base)
         tile, after = tuning.search(tiles, timer)
-        path = tuning.keep(torch.cuda.get_device_name(device), itemsize, direct, tile)
+        path = tuning.keep(torch.cuda.get_device_name(device), args.precision, direct, tile)
         print(f"{'direct' if direct else 'projected'}: {tile}, {before / after:.2f} times the table's speed -> {path}")
     return 0
 

@@ -30,7 +30,7 @@ class LIIF(nn.Module):
         feat_unfold: use each feature together with its 8 neighbours (equation 3).
         cell_decode: also tell the MLP the size of the pixel asked for (equation 5).
         backend: "auto" or the name of a decoder backend. A plain attribute: it can be set later.
-        precision: "auto", "fp32", "tf32", "bf16" or "fp16". A plain attribute too.
+        precision: "auto", "fp32", "tf32x3", "tf32", "bf16" or "fp16". A plain attribute too.
 
     ``data_norm`` is the normalisation the weights were trained with, applied outside of the model:
     ``{"inp": {"sub": [...], "div": [...]}, "gt": {...}}``.
