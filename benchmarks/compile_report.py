@@ -25,64 +25,83 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from liif_fast.kernels import configs, launch
-from liif_fast.kernels.configs import Tile
+from liif_fast.kernels.backward import liif_backward
+from liif_fast.kernels.configs import BackwardTile, Tile
 from liif_fast.kernels.forward import SIZES, liif_forward
 
 # Bytes of shared memory that one block can have.
 SHARED = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
 INSTRUCTIONS = ("wgmma.mma_async", "tcgen05.mma", "mma.sync")
 POINTER = {"fp16": "*fp16", "bf16": "*bf16", **dict.fromkeys(configs.FULL, "*fp32")}
-POINTERS = ("coord", "cell", "rest", "first_bias", "middle_bias", "last_bias", "out")
-OPERANDS = ("source", "first_weight", "middle", "last")
+POINTERS = ("grad", "coord", "cell", "rest", "first_bias", "middle_bias", "last_bias", "out", "d_source")
+OPERANDS = ("source", "first_weight", "middle", "last", "middle_t", "last_t", "hidden", "delta", "delta_last", "extra")
 UNIT_STRIDES = ("stride_c", "coord_i", "cell_i")
 # Compile-time switches of the published decoder: 580-256-256-256-256-3.
-PUBLISHED = {"CELL": True, "TAPS": 9, "CORNERS": 4, "WIDTH": 256, "HIDDEN": 4, "OUT_DIM": 3, "OUT": 16}
+PUBLISHED = {"CELL": True, "CORNERS": 4, "WIDTH": 256, "HIDDEN": 4, "OUT_DIM": 3, "OUT": 16}
+FORWARD: dict[str, dict[str, Any]] = {
+    f"{name}{' grid' if grid else ''}": {"DIRECT": direct, "GRID": grid, "TAPS": 9, "CHANNELS": 64 if direct else 256}
+    for name, direct in (("projected", False), ("direct", True))
+    for grid in (False, True)
+}
+BACKWARD: dict[str, dict[str, Any]] = {
+    "backward": {"CHANNELS": 256, "ATOMIC": True},
+    "backward deterministic": {"CHANNELS": 256, "ATOMIC": False},
+}
+QUICK = ("projected", "direct", "backward")
 
 
 class Case(NamedTuple):
-    """One kernel to compile."""
+    """One kernel to compile; form is a key of FORWARD or BACKWARD."""
 
     arch: int
     precision: str
-    direct: bool
-    grid: bool
-    tile: Tile
+    form: str
+    tile: Tile | BackwardTile
 
 
 def cases(quick: bool = False) -> Iterator[Case]:
-    """Every shipped configuration; quick: the projected and direct fp16 kernels of each generation."""
+    """Every shipped configuration; quick: three fp16 kernels of each generation."""
     for arch in configs.HALF:
-        for precision in POINTER:
-            for direct in (False, True):
-                for grid in (False, True):
-                    if quick and (precision != "fp16" or grid):
-                        continue
-                    yield Case(arch, precision, direct, grid, configs.choose(divmod(arch, 10), precision, direct))
+        capability = divmod(arch, 10)
+        for precision in ("fp16",) if quick else POINTER:
+            for form, switches in FORWARD.items():
+                if not quick or form in QUICK:
+                    yield Case(arch, precision, form, configs.choose(capability, precision, switches["DIRECT"]))
+            for form in BACKWARD:
+                if not quick or form in QUICK:
+                    yield Case(arch, precision, form, configs.choose_backward(capability, precision))
 
 
 def compile_case(case: Case) -> dict[str, Any]:
     """Compile one kernel and read its resources: a row of the report, with what it misses under `misses`."""
-    pointer, tile = POINTER[case.precision], case.tile
+    tile, function = case.tile, liif_backward if case.form in BACKWARD else liif_forward
     constants: dict[str, Any] = {
-        **PUBLISHED, "DIRECT": case.direct, "GRID": case.grid, "CHANNELS": 64 if case.direct else 256,
-        "ROWS": tile.rows, "BLOCK_K": tile.block_k, "BLOCK_N": tile.block_n, "BLOCK_C": tile.block_c,
-        "STAGES": tile.stages, "INDEX": tl.int32, "DOT": launch.DOT[case.precision],
-        "PRECISION": launch.INPUT_PRECISION.get(case.precision, "ieee"), **dict.fromkeys(UNIT_STRIDES, 1),
+        **PUBLISHED, **(FORWARD | BACKWARD)[case.form], **dict.fromkeys(UNIT_STRIDES, 1), "INDEX": tl.int32,
+        "ROWS": tile.rows, "BLOCK_K": tile.block_k, "BLOCK_N": tile.block_n, "STAGES": tile.stages,
+        "DOT": launch.DOT[case.precision], "PRECISION": launch.INPUT_PRECISION.get(case.precision, "ieee"),
     }  # fmt: skip
+    if isinstance(tile, Tile):
+        constants["BLOCK_C"] = tile.block_c
     signature, aligned = {}, {}
-    for place, name in enumerate(liif_forward.arg_names):
+    for place, name in enumerate(function.arg_names):
         if name in constants:
             signature[name] = "constexpr"
-        elif name in POINTERS or name in OPERANDS:
-            signature[name] = pointer if name in OPERANDS else "*fp32"
+        elif name in POINTERS or name in OPERANDS or name == "pixel":
+            kind = "*i64" if name == "pixel" else "*fp32"
+            signature[name] = POINTER[case.precision] if name in OPERANDS else kind
             aligned[(place,)] = [["tt.divisibility", 16]]
         else:
-            floating = any(part in name for part in ("step_", "first_", "shift_", "grid_cell"))
+            floating = any(part in name for part in ("step_", "first_y", "first_x", "shift_", "grid_cell"))
             signature[name] = "fp32" if floating else "i32"
             if name.startswith("stride_") and name not in SIZES:
                 aligned[(place,)] = [["tt.divisibility", 16]]
     kernel = triton.compile(
-        ASTSource(fn=liif_forward, signature=signature, constexprs=constants, attrs=aligned),
+        ASTSource(
+            fn=function,
+            signature=signature,
+            constexprs={name: value for name, value in constants.items() if name in function.arg_names},
+            attrs=aligned,
+        ),
         target=GPUTarget("cuda", case.arch, 32),
         options={"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": False},
     )
@@ -119,9 +138,8 @@ def misses(row: dict[str, Any]) -> list[str]:
 
 def line(row: dict[str, Any]) -> str:
     tile = "/".join(str(value) for value in row["tile"].values())
-    form = ("direct" if row["direct"] else "projected") + (" grid" if row["grid"] else "")
     return (
-        f"sm_{row['arch']:<4}{row['precision']:<7}{form:<15}{tile:<19}{row['registers']:>4} regs"
+        f"sm_{row['arch']:<4}{row['precision']:<7}{row['form']:<24}{tile:<19}{row['registers']:>4} regs"
         f"{row['spill']:>6} spill{row['shared'] // 1024:>5} KiB  {row['instruction']:<16}{'; '.join(row['misses'])}"
     )
 
@@ -129,7 +147,7 @@ def line(row: dict[str, Any]) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compile_report", description=__doc__)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="also write compile-report.json there")
-    parser.add_argument("--quick", action="store_true", help="only fp16 with coordinate tensors")
+    parser.add_argument("--quick", action="store_true", help="three fp16 kernels of each generation")
     args = parser.parse_args(argv)
     rows = []
     for case in cases(args.quick):

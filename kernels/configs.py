@@ -39,6 +39,32 @@ FULL: dict[str, tuple[Tile, Tile]] = {
 INTERPRETED = Tile(256, 64, 64, 64, 4, 1)  # in Python, the fewer steps the better
 
 
+class BackwardTile(NamedTuple):
+    """Rows of a tile of the backward kernel (4 a query); chunks of a layer's inputs and outputs; warps; stages."""
+
+    rows: int
+    block_k: int
+    block_n: int
+    warps: int
+    stages: int
+
+
+BACKWARD_HALF: dict[int, BackwardTile] = {
+    80: BackwardTile(64, 32, 128, 8, 3),
+    86: BackwardTile(64, 32, 128, 8, 3),
+    89: BackwardTile(64, 32, 128, 8, 3),
+    90: BackwardTile(128, 64, 128, 8, 3),
+    100: BackwardTile(128, 64, 128, 8, 3),
+    120: BackwardTile(64, 32, 128, 8, 3),
+}
+BACKWARD_FULL: dict[str, BackwardTile] = {
+    "fp32": BackwardTile(32, 16, 64, 8, 2),
+    "tf32": BackwardTile(32, 32, 64, 8, 2),
+    "tf32x3": BackwardTile(32, 16, 64, 8, 2),
+}
+INTERPRETED_BACKWARD = BackwardTile(256, 64, 256, 4, 1)
+
+
 def generation(capability: tuple[int, int]) -> int | None:
     """The newest tabulated generation that a device of this compute capability can run, None below sm_80."""
     number = capability[0] * 10 + capability[1]
@@ -48,7 +74,16 @@ def generation(capability: tuple[int, int]) -> int | None:
 
 def choose(capability: tuple[int, int], precision: str, direct: bool) -> Tile:
     """The tile for a device, a precision and a prologue."""
+    return FULL.get(precision, HALF[_known(capability)])[direct]
+
+
+def choose_backward(capability: tuple[int, int], precision: str) -> BackwardTile:
+    """The tile of the backward kernel for a device and a precision."""
+    return BACKWARD_FULL.get(precision, BACKWARD_HALF[_known(capability)])
+
+
+def _known(capability: tuple[int, int]) -> int:
     key = generation(capability)
     if key is None:
         raise ValueError(f"expected compute capability 8.0 or newer, got {capability}")
-    return FULL.get(precision, HALF[key])[direct]
+    return key

@@ -10,18 +10,19 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from liif_fast.kernels.lookup import axis_offset, axis_pixel, ensemble_share
+from liif_fast.kernels.lookup import ensemble_share, given_query, neighbour
 
 
 @triton.jit
-def _weight_tile(weight, row0, col0, ROWS: tl.constexpr, COLS: tl.constexpr, stride: tl.constexpr):
+def matrix_tile(matrix, row0, col0, ROWS: tl.constexpr, COLS: tl.constexpr, stride: tl.constexpr):
+    """[ROWS, COLS] of a matrix in memory, from (row0, col0) on."""
     rows = row0 + tl.arange(0, ROWS)
     cols = col0 + tl.arange(0, COLS)
-    return tl.load(weight + rows[:, None] * stride + cols[None, :])
+    return tl.load(matrix + rows[:, None] * stride + cols[None, :])
 
 
 @triton.jit
-def _extra(rest, bias, dy, dx, cell_h, cell_w, cols, WIDTH: tl.constexpr, CELL: tl.constexpr):
+def extra_columns(rest, bias, dy, dx, cell_h, cell_w, cols, WIDTH: tl.constexpr, CELL: tl.constexpr):
     """bias + rest @ (dy, dx[, cell_h, cell_w]) for some columns of layer one; rest is [2 or 4, WIDTH]."""
     update = tl.load(bias + cols)[None, :] + dy[:, None] * tl.load(rest + cols)[None, :]
     update += dx[:, None] * tl.load(rest + WIDTH + cols)[None, :]
@@ -56,13 +57,13 @@ def _unfolded_chunk(
             mask = mask & (chans < CHANNELS)[None, :]
         pixel = y.to(INDEX) * stride_y + x.to(INDEX) * stride_x
         taken = tl.load(feat + (pixel[:, None] + (chans * stride_c)[None, :]), mask=mask, other=0.0)
-        tile = _weight_tile(weight, step * BLOCK_C, first_col, BLOCK_C, COLS, WIDTH)
+        tile = matrix_tile(weight, step * BLOCK_C, first_col, BLOCK_C, COLS, WIDTH)
         acc = tl.dot(taken.to(DOT), tile, acc, input_precision=PRECISION)
     return acc
 
 
 @triton.jit
-def _projected_chunk(
+def projected_chunk(
     projected, row, col, valid, stride_y, stride_x, cols,
     CHANNELS: tl.constexpr, WIDTH: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
@@ -82,11 +83,9 @@ def _two_layers(
     """outer(relu(inner(hidden))) without the outer bias; inner [WIDTH, WIDTH], outer [WIDTH, OUT]."""
     acc = tl.zeros([ROWS, OUT], tl.float32)
     for n in tl.range(0, WIDTH, BLOCK_N, num_stages=STAGES):
-        part = tl.dot(hidden, _weight_tile(inner, 0, n, WIDTH, BLOCK_N, WIDTH), input_precision=PRECISION)
+        part = tl.dot(hidden, matrix_tile(inner, 0, n, WIDTH, BLOCK_N, WIDTH), input_precision=PRECISION)
         part = tl.maximum(part + tl.load(inner_bias + n + tl.arange(0, BLOCK_N))[None, :], 0.0)
-        acc = tl.dot(
-            part.to(hidden.dtype), _weight_tile(outer, n, 0, BLOCK_N, OUT, OUT), acc, input_precision=PRECISION
-        )
+        acc = tl.dot(part.to(hidden.dtype), matrix_tile(outer, n, 0, BLOCK_N, OUT, OUT), acc, input_precision=PRECISION)
     return acc
 
 
@@ -111,7 +110,7 @@ def _rest_of_mlp(
             ROWS, WIDTH, OUT, BLOCK_N, STAGES, PRECISION,
         )  # fmt: skip
     else:
-        result = tl.dot(hidden, _weight_tile(last, 0, 0, WIDTH, OUT, OUT), input_precision=PRECISION)
+        result = tl.dot(hidden, matrix_tile(last, 0, 0, WIDTH, OUT, OUT), input_precision=PRECISION)
     return result
 
 
@@ -142,7 +141,6 @@ def liif_forward(
     row_id = tl.arange(0, ROWS)
     query = tl.program_id(0).to(tl.int64) * PER_TILE + row_id // CORNERS
     valid = query < queries
-    corner = row_id % CORNERS
     size_y = height.to(tl.float32)
     size_x = width.to(tl.float32)
 
@@ -152,20 +150,14 @@ def liif_forward(
         cell_h = tl.full([ROWS], 1.0, tl.float32) * (grid_cell_h * size_y)
         cell_w = tl.full([ROWS], 1.0, tl.float32) * (grid_cell_w * size_x)
     else:
-        here = coord + batch * coord_b + query * coord_q
-        at_y = tl.load(here, mask=valid, other=0.0)
-        at_x = tl.load(here + coord_i, mask=valid, other=0.0)
-        cell_h = at_y
-        cell_w = at_x
-        if CELL:
-            its = cell + batch * cell_b + query * cell_q
-            cell_h = tl.load(its, mask=valid, other=0.0) * size_y
-            cell_w = tl.load(its + cell_i, mask=valid, other=0.0) * size_x
-
-    row = axis_pixel(at_y, corner // 2 * 2 - 1, shift_minus_y, shift_plus_y, size_y)
-    col = axis_pixel(at_x, corner % 2 * 2 - 1, shift_minus_x, shift_plus_x, size_x)
-    dy = axis_offset(at_y, row, first_y, step_y, size_y)
-    dx = axis_offset(at_x, col, first_x, step_x, size_x)
+        at_y, at_x, cell_h, cell_w = given_query(
+            coord + batch * coord_b + query * coord_q, coord_i, cell + batch * cell_b + query * cell_q, cell_i,
+            valid, size_y, size_x, CELL,
+        )  # fmt: skip
+    row, col, dy, dx = neighbour(
+        at_y, at_x, row_id % CORNERS, shift_minus_y, shift_plus_y, shift_minus_x, shift_plus_x,
+        first_y, step_y, first_x, step_x, size_y, size_x,
+    )  # fmt: skip
     row -= top
     col -= left
     valid = valid & (row >= 0) & (row < map_height) & (col >= 0) & (col < map_width)
@@ -182,15 +174,15 @@ def liif_forward(
                 ROWS, BLOCK_K, WIDTH, TAPS, CHANNELS, BLOCK_C, INDEX, DOT, PRECISION,
             )  # fmt: skip
         else:
-            part = _projected_chunk(
+            part = projected_chunk(
                 source, row, col, valid, stride_y, stride_x, cols, CHANNELS, WIDTH, INDEX
             )  # fmt: skip
-        part += _extra(rest, first_bias, dy, dx, cell_h, cell_w, cols, WIDTH, CELL)
+        part += extra_columns(rest, first_bias, dy, dx, cell_h, cell_w, cols, WIDTH, CELL)
         part = tl.maximum(part, 0.0).to(DOT)
         if HIDDEN == 1:
-            tile = _weight_tile(last, k, 0, BLOCK_K, NEXT, NEXT)
+            tile = matrix_tile(last, k, 0, BLOCK_K, NEXT, NEXT)
         else:
-            tile = _weight_tile(middle, k, 0, BLOCK_K, NEXT, NEXT)
+            tile = matrix_tile(middle, k, 0, BLOCK_K, NEXT, NEXT)
         acc = tl.dot(part, tile, acc, input_precision=PRECISION)
     if HIDDEN == 1:
         result = acc

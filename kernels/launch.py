@@ -103,12 +103,12 @@ def forward(
     with torch.cuda.device(source.device) if source.is_cuda else nullcontext():
         liif_forward[triton.cdiv(queries, per_tile), batch](
             source, stride_b, stride_c, stride_y, stride_x,
-            *_tensor(coord, source), *_tensor(cell, source),
+            *strided(coord, source), *strided(cell, source),
             weights.rest if weights.kernel is None else weights.kernel, weights.rest, weights.biases,
             weights.middle, weights.biases[1:] if hidden > 1 else weights.biases, weights.last, weights.last_bias,
             out, queries, *_grid_constants(grid),
             window.height, window.width, window.top, window.left, rows, cols,
-            *_axis_constants(window, local_ensemble),
+            *axis_constants(window, local_ensemble),
             DIRECT=direct, GRID=grid is not None, CELL=cell_decode,
             TAPS=1 if weights.kernel is None else weights.kernel.shape[0], CORNERS=tile.rows // per_tile,
             CHANNELS=channels, WIDTH=width, HIDDEN=hidden, OUT_DIM=out_dim, OUT=OUT,
@@ -122,7 +122,7 @@ def forward(
     return out
 
 
-def _tensor(tensor: Tensor | None, stand_in: Tensor) -> tuple[Any, ...]:
+def strided(tensor: Tensor | None, stand_in: Tensor) -> tuple[Any, ...]:
     """A tensor [B, Q, 2] and its strides; where there is none, any pointer, which is not read."""
     return (stand_in, 0, 0, 1) if tensor is None else (tensor, *tensor.stride())
 
@@ -136,7 +136,7 @@ def _grid_constants(grid: Grid | None) -> tuple[Any, ...]:
     return (grid.box.top, grid.box.left, grid.box.width, *coordinates, 2 / height, 2 / width)
 
 
-def _axis_constants(window: Window, local_ensemble: bool) -> tuple[float, ...]:
+def axis_constants(window: Window, local_ensemble: bool) -> tuple[float, ...]:
     """Both shifts of both axes, then first and step of the pixel centres: float64, rounded once by the launch."""
     shift, eps = (1, SHIFT_EPS) if local_ensemble else (0, 0.0)
     shifts = [sign * shift * (2 / n / 2) + eps for n in window[:2] for sign in (-1, 1)]

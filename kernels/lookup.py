@@ -35,6 +35,32 @@ def axis_offset(coord, pixel, first, step, size):
 
 
 @triton.jit
+def given_query(coord, coord_i, cell, cell_i, valid, size_y, size_x, CELL: tl.constexpr):
+    """Coordinates of each row's query and its cell in half pixels of the map; coord and cell point to its own two."""
+    at_y = tl.load(coord, mask=valid, other=0.0)
+    at_x = tl.load(coord + coord_i, mask=valid, other=0.0)
+    cell_h = at_y
+    cell_w = at_x
+    if CELL:
+        cell_h = tl.load(cell, mask=valid, other=0.0) * size_y
+        cell_w = tl.load(cell + cell_i, mask=valid, other=0.0) * size_x
+    return at_y, at_x, cell_h, cell_w
+
+
+@triton.jit
+def neighbour(
+    at_y, at_x, corner, shift_minus_y, shift_plus_y, shift_minus_x, shift_plus_x,
+    first_y, step_y, first_x, step_x, size_y, size_x,
+):  # fmt: skip
+    """Pixel (row, column) of the full map that a corner looks at, and the query's offset from its centre."""
+    row = axis_pixel(at_y, corner // 2 * 2 - 1, shift_minus_y, shift_plus_y, size_y)
+    col = axis_pixel(at_x, corner % 2 * 2 - 1, shift_minus_x, shift_plus_x, size_x)
+    dy = axis_offset(at_y, row, first_y, step_y, size_y)
+    dx = axis_offset(at_x, col, first_x, step_x, size_x)
+    return row, col, dy, dx
+
+
+@triton.jit
 def ensemble_share(dy, dx, ROWS: tl.constexpr, CORNERS: tl.constexpr):
     """Share of each row's prediction: the opposite corner's area over the sum of its query's four."""
     area = tl.abs(dy * dx) + AREA_EPS

@@ -1,0 +1,159 @@
+"""From tensors to the gradients of a query: chunks of rows, launches of the backward kernel, products over the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+import triton
+from torch import Tensor
+
+from liif_fast.geometry import Window
+from liif_fast.kernels import configs, launch
+from liif_fast.kernels.backward import liif_backward
+from liif_fast.kernels.configs import BackwardTile
+
+# Values of one layer in a chunk: 16,384 rows at the published width, whose workspace is 64 MiB in half precision.
+CHUNK = 2**22
+SEGMENT = 1024  # rows of one product; a GPU needs more of them at once than there are layers
+
+
+@torch.no_grad()
+def backward(
+    grad: Tensor,
+    source: Tensor,
+    coord: Tensor,
+    cell: Tensor | None,
+    rest: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    local_ensemble: bool,
+    window: Sequence[int],
+    precision: str,
+) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
+    """Gradients of source, rest, weights and biases, all float32, from grad [B, Q, out_dim] float32.
+
+    The other arguments are those of `ops.query`: source [B, h, w, N0], the projected map; coord, cell [B, Q, 2]; rest
+    [N0, 2 or 4]; weights of the layers after the first, biases of all; window = [H, W, top, left]. The forward is
+    recomputed from them. Deterministic under torch.use_deterministic_algorithms(True); else the order of the sums into
+    a pixel is not fixed.
+    """
+    with (
+        torch.cuda.device(source.device) if source.is_cuda else nullcontext(),
+        torch.autocast(source.device.type, enabled=False),
+    ):
+        return _Backward(source, rest, weights, biases, local_ensemble, Window(*window), precision).run(
+            grad, coord, cell
+        )
+
+
+class _Backward:
+    """The packed weights, the workspace of a chunk and the sums over the chunks."""
+
+    def __init__(
+        self,
+        source: Tensor,
+        rest: Tensor,
+        weights: Sequence[Tensor],
+        biases: Sequence[Tensor],
+        local_ensemble: bool,
+        window: Window,
+        precision: str,
+    ) -> None:
+        self.source, self.window, self.precision = source.contiguous(), window, precision
+        self.local_ensemble, self.corners = local_ensemble, 4 if local_ensemble else 1
+        self.tile = tile_for(source, precision)
+        self.dtype = launch.DTYPES[precision]
+        self.packed = launch.pack(None, rest, weights, biases, self.dtype, 1)
+        self.middle_t = self.packed.middle.transpose(1, 2).contiguous()
+        self.last_t = self.packed.last.t().contiguous()
+        self.hidden, self.width = self.packed.biases.shape
+        self.n0, self.extra = rest.shape
+        self.out_dim = biases[-1].shape[0]
+
+    def run(
+        self, grad: Tensor, coord: Tensor, cell: Tensor | None
+    ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
+        device, shape = self.source.device, self.source.shape
+        grad = grad.float().contiguous()
+        # One row more than there are pixels takes what lies outside of the window.
+        pixels = shape[0] * shape[1] * shape[2]
+        d_source = torch.zeros(pixels + 1, self.n0, device=device)
+        d_rest = torch.zeros(self.width, self.extra, device=device)
+        d_middle = torch.zeros(self.hidden - 1, self.width, self.width, device=device)
+        d_last = torch.zeros(launch.OUT, self.width, device=device)
+        d_biases = torch.zeros(self.hidden, self.width, device=device)
+
+        total = coord.shape[0] * coord.shape[1] * self.corners
+        unit = SEGMENT if total > SEGMENT else self.tile.rows
+        rows = min(max(CHUNK // self.width, unit), triton.cdiv(total, unit) * unit)
+        hidden, delta = (torch.empty(self.hidden, rows, self.width, dtype=self.dtype, device=device) for _ in range(2))
+        delta_last = torch.empty(1, rows, launch.OUT, dtype=self.dtype, device=device)
+        extra = torch.empty(1, rows, self.extra, dtype=self.dtype, device=device)
+        pixel = torch.empty(rows, dtype=torch.int64, device=device)
+        atomic = not torch.are_deterministic_algorithms_enabled()
+        segments = max(1, rows // SEGMENT)
+        for first in range(0, total, rows):
+            workspace = (hidden, delta, delta_last, extra, pixel, d_source)
+            self._launch(grad, coord, cell, workspace, first // self.corners, atomic)
+            if not atomic:
+                d_source.index_add_(0, pixel, delta[0, :, : self.n0].float())
+            d_rest += _over_rows(delta[:1], extra, segments)[0]
+            d_middle += _over_rows(delta[1:], hidden[:-1], segments)
+            d_last += _over_rows(delta_last, hidden[-1:], segments)[0]
+            d_biases += delta.sum(1, dtype=torch.float32)
+        n = self.n0
+        return (
+            d_source[:-1].view(shape),
+            d_rest[:n].contiguous(),
+            [*(d[:n, :n].contiguous() for d in d_middle), d_last[: self.out_dim, :n].contiguous()],
+            [*(d[:n].contiguous() for d in d_biases), grad.sum((0, 1))],
+        )
+
+    def _launch(
+        self,
+        grad: Tensor,
+        coord: Tensor,
+        cell: Tensor | None,
+        workspace: tuple[Tensor, ...],
+        first_query: int,
+        atomic: bool,
+    ) -> None:
+        batch, height, width, _ = self.source.shape
+        packed, tile = self.packed, self.tile
+        liif_backward[(workspace[0].shape[1] // tile.rows,)](
+            grad, self.source, *launch.strided(coord, coord), *launch.strided(cell, coord),
+            packed.rest, packed.biases, packed.middle, packed.biases[1:] if self.hidden > 1 else packed.biases,
+            self.middle_t, self.last_t, *workspace,
+            first_query, batch * coord.shape[1], coord.shape[1], batch * height * width,
+            self.window.height, self.window.width, self.window.top, self.window.left, height, width,
+            *launch.axis_constants(self.window, self.local_ensemble),
+            CELL=cell is not None, CORNERS=self.corners, CHANNELS=self.n0, WIDTH=self.width, HIDDEN=self.hidden,
+            OUT_DIM=self.out_dim, OUT=launch.OUT, ROWS=tile.rows,
+            BLOCK_K=min(tile.block_k, self.width), BLOCK_N=min(tile.block_n, self.width),
+            STAGES=tile.stages, DOT=launch.DOT[self.precision],
+            PRECISION=launch.INPUT_PRECISION.get(self.precision, "ieee"), ATOMIC=atomic,
+            num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=False,
+        )  # fmt: skip
+
+
+def tile_for(source: Tensor, precision: str) -> BackwardTile:
+    """The tile of the backward kernel on the source's device."""
+    if not source.is_cuda:
+        return configs.INTERPRETED_BACKWARD
+    return configs.choose_backward(torch.cuda.get_device_capability(source.device), precision)
+
+
+def _over_rows(left: Tensor, right: Tensor, segments: int) -> Tensor:
+    """left [L, rows, m], right [L, rows, n] -> [L, m, n] float32, sums over the rows of their outer products."""
+    pairs = [t.unflatten(1, (segments, -1)).flatten(0, 1) for t in (left, right)]
+    products = _float32_product(pairs[0].mT, pairs[1])
+    return products.unflatten(0, (left.shape[0], segments)).sum(1)
+
+
+def _float32_product(left: Tensor, right: Tensor) -> Tensor:
+    """Batched left @ right, summed and returned in float32."""
+    if left.is_cuda and left.dtype != torch.float32:
+        return torch.bmm(left, right, out_dtype=torch.float32)
+    return torch.bmm(left.float(), right.float())
