@@ -1,8 +1,9 @@
 """Prove and time the Triton kernel on the GPU at hand: `python -m benchmarks.gpu_report --out benchmarks/results/`.
 
-First the whole equivalence suite runs on the GPU (and under compute-sanitizer where that is installed), then the
-contenders are timed in one process, interleaved, medians of several rounds. Writes gpu-report.json with device,
-versions and commit, prints a short table last. Exit code 1 when something does not agree: then nothing is timed.
+First the whole equivalence suite, gradients included, runs on the GPU (some of it under compute-sanitizer where that is
+installed), then the contenders are timed in one process, interleaved, medians of several rounds. Writes
+gpu-report.json with device, versions and commit, prints a short table last. Exit code 1 when something does not agree:
+then nothing is timed.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from liif_fast.params import DecoderParams
 
 ROOT = Path(__file__).resolve().parents[1]
 CHANNELS = 64
-SANITIZED = "test_every_depth or test_any_layout or test_windows"
+TESTS = ("tests/test_triton.py", "tests/test_triton_backward.py")
+SANITIZED = "test_widths_depths_and_outputs or test_every_depth or test_any_layout or test_windows"
 
 
 class Shape(NamedTuple):
@@ -49,11 +51,15 @@ SHAPES = (
     Shape("x8 256 to 2048", 1, 256, 2048),
     Shape("training 16 x 48 x 48, 2304 random", 16, 48, 0, 2304),
 )
+TRAINING = (Shape("gradients 16 x 48 x 48, 2304 random", 16, 48, 0, 2304),)
 SMOKE = (Shape("smoke", 1, 4, 8), Shape("smoke random", 2, 4, 0, 5))
+SMOKE_TRAINING = (Shape("smoke gradients", 2, 4, 0, 5),)
 
 
 class Problem:
     """One shape's tensors, and every contender as a function without arguments."""
+
+    flop = FLOP_PER_PIXEL
 
     def __init__(self, shape: Shape, device: torch.device) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -64,7 +70,7 @@ class Problem:
         self.params = DecoderParams(moved[0], moved[1], CHANNELS)
         feat = torch.rand(shape.batch, CHANNELS, shape.side, shape.side, generator=generator) * 2 - 1
         self.feat = feat.to(device).contiguous(memory_format=torch.channels_last)
-        self.size = (shape.out, shape.out)
+        self.name, self.size = shape.name, (shape.out, shape.out)
         if shape.queries is None:
             self.coord, cell = grid_queries(Grid(self.size, Box(0, 0, *self.size)), shape.batch, device)
         else:
@@ -116,8 +122,8 @@ class Problem:
 
         return torch.no_grad()(torch.compile(ask) if compiled else ask)
 
-    def kernel_only(self) -> Callable[[], Tensor]:
-        """The projected kernel without its projection."""
+    def kernel_only(self) -> dict[str, Callable[[], Tensor]]:
+        """The projected kernel without its projection, which is timed but gives no new answer."""
         projected = functional.project(self.feat, self.params, "fp16")
         window = Window(*self.feat.shape[2:])
 
@@ -130,7 +136,43 @@ class Problem:
                 None, self.coord, self.cell, self.params, backend="triton", precision="fp16", projected=projected
             )
 
-        return torch.no_grad()(run)
+        return {"triton fp16 kernel alone": torch.no_grad()(run)}
+
+
+class Training(Problem):
+    """The same with gradients: each contender answers with that of the features, after those of every weight."""
+
+    flop = 3 * FLOP_PER_PIXEL
+
+    def __init__(self, shape: Shape, device: torch.device) -> None:
+        super().__init__(shape, device)
+        self.leaves = [self.feat, *self.params.weights, *self.params.biases]
+        for leaf in self.leaves:
+            leaf.requires_grad_()
+        self.grad = torch.rand(shape.batch, self.coord.shape[1], WIDTHS[-1], device=device) * 2 - 1
+
+    def contenders(self, compiled: bool) -> dict[str, Callable[[], Tensor]]:
+        found = {
+            "published fp32": self._step(reference.query),
+            "published autocast fp16": self._step(reference.query, autocast=True),
+            "torch autocast fp16": self._step(functional.query, autocast=True, backend="torch"),
+            "triton autocast fp16": self._step(functional.query, autocast=True, backend="triton"),
+        }
+        if compiled:
+            query = torch.compile(functional.query)
+            found["torch autocast fp16 compiled"] = self._step(query, autocast=True, backend="torch")
+        return found
+
+    def kernel_only(self) -> dict[str, Callable[[], Tensor]]:
+        return {}
+
+    def _step(self, query: Callable[..., Tensor], autocast: bool = False, **options: str) -> Callable[[], Tensor]:
+        def run() -> Tensor:
+            with torch.autocast(self.feat.device.type, dtype=torch.float16, enabled=autocast):
+                answer = query(self.feat, self.coord, self.cell, self.params, **options)
+            return torch.autograd.grad(answer, self.leaves, self.grad.to(answer.dtype))[0]
+
+        return run
 
 
 def seconds(run: Callable[[], Any], device: torch.device) -> float:
@@ -153,9 +195,10 @@ def matrix_peak(device: torch.device, side: int) -> float:
     return 2 * side**3 / min(seconds(lambda: a @ b, device) for _ in range(10))
 
 
-def measure(shape: Shape, device: torch.device, rounds: int, compiled: bool, peak: float) -> Iterator[dict[str, Any]]:
+def measure(
+    problem: Problem, device: torch.device, rounds: int, compiled: bool, peak: float
+) -> Iterator[dict[str, Any]]:
     """A row for each contender: median seconds and spread over interleaved rounds, memory, agreement."""
-    problem = Problem(shape, device)
     runs = problem.contenders(compiled)
     want = runs["published fp32"]()
     spread = float(want.max() - want.min())
@@ -167,8 +210,9 @@ def measure(shape: Shape, device: torch.device, rounds: int, compiled: bool, pea
         before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
         errors[name] = float((run() - want).abs().max()) / spread
         memory[name] = torch.cuda.max_memory_allocated(device) - before if device.type == "cuda" else 0
-    runs["triton fp16 kernel alone"] = problem.kernel_only()
-    runs["triton fp16 kernel alone"]()
+    for name, run in problem.kernel_only().items():
+        run()
+        runs[name] = run
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
@@ -177,16 +221,16 @@ def measure(shape: Shape, device: torch.device, rounds: int, compiled: bool, pea
     for name, values in times.items():
         median = statistics.median(values)
         yield {
-            "shape": shape.name, "contender": name, "seconds": median, "least": min(values), "most": max(values),
+            "shape": problem.name, "contender": name, "seconds": median, "least": min(values), "most": max(values),
             "times_published": base / median, "queries": problem.count,
-            "share_of_fp16_peak": FLOP_PER_PIXEL * problem.count / median / peak,
+            "share_of_fp16_peak": problem.flop * problem.count / median / peak,
             "peak_bytes": memory.get(name), "relative_error": errors.get(name),
         }  # fmt: skip
 
 
 def suite() -> dict[str, Any]:
     """The equivalence tests on this GPU, and some of them under compute-sanitizer."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_triton.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     print(done.stdout[-2000:], done.stderr[-2000:])
     report: dict[str, Any] = {"exit": done.returncode, "summary": (done.stdout.splitlines() or [""])[-1]}
@@ -233,8 +277,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.smoke or not report["equivalence"]["exit"]:
         peak = matrix_peak(device, 64 if args.smoke else 8192)
         report["fp16_matrix_peak"] = peak
-        shapes = SMOKE if args.smoke else SHAPES
-        report["rows"] = [r for s in shapes for r in measure(s, device, args.rounds, not args.no_compile, peak)]
+        options = (device, args.rounds, not args.no_compile, peak)
+        problems = [Problem(shape, device) for shape in (SMOKE if args.smoke else SHAPES)]
+        problems += [Training(shape, device) for shape in (SMOKE_TRAINING if args.smoke else TRAINING)]
+        report["rows"] = [row for problem in problems for row in measure(problem, *options)]
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "gpu-report.json").write_text(json.dumps(report, indent=1) + "\n")
     for row in report.get("rows", []):

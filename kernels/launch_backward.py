@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 import triton
@@ -77,13 +78,14 @@ class _Backward:
     ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
         device, shape = self.source.device, self.source.shape
         grad = grad.float().contiguous()
+        sums: dict[str, Any] = {"dtype": torch.float32, "device": device}
         # One row more than there are pixels takes what lies outside of the window.
         pixels = shape[0] * shape[1] * shape[2]
-        d_source = torch.zeros(pixels + 1, self.n0, device=device)
-        d_rest = torch.zeros(self.width, self.extra, device=device)
-        d_middle = torch.zeros(self.hidden - 1, self.width, self.width, device=device)
-        d_last = torch.zeros(launch.OUT, self.width, device=device)
-        d_biases = torch.zeros(self.hidden, self.width, device=device)
+        d_source = torch.zeros(pixels + 1, self.n0, **sums)
+        d_rest = torch.zeros(self.width, self.extra, **sums)
+        d_middle = torch.zeros(self.hidden - 1, self.width, self.width, **sums)
+        d_last = torch.zeros(launch.OUT, self.width, **sums)
+        d_biases = torch.zeros(self.hidden, self.width, **sums)
 
         total = coord.shape[0] * coord.shape[1] * self.corners
         unit = SEGMENT if total > SEGMENT else self.tile.rows
@@ -104,11 +106,12 @@ class _Backward:
             d_last += _over_rows(delta_last, hidden[-1:], segments)[0]
             d_biases += delta.sum(1, dtype=torch.float32)
         n = self.n0
+        # Copies, because the results of an operator may not share their memory.
         return (
             d_source[:-1].view(shape),
-            d_rest[:n].contiguous(),
-            [*(d[:n, :n].contiguous() for d in d_middle), d_last[: self.out_dim, :n].contiguous()],
-            [*(d[:n].contiguous() for d in d_biases), grad.sum((0, 1))],
+            d_rest[:n],
+            [*(d[:n, :n].clone() for d in d_middle), d_last[: self.out_dim, :n].contiguous()],
+            [*(d[:n].clone() for d in d_biases), grad.sum((0, 1))],
         )
 
     def _launch(

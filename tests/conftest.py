@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 
 # Without a GPU the Triton kernels run in Triton's interpreter, which must be asked for before they are imported.
-if not torch.cuda.is_available():
+# On one, cuBLAS is deterministic only with a workspace of this size.
+if torch.cuda.is_available():
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+else:
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from liif_fast.params import DecoderParams
