@@ -75,9 +75,9 @@ def liif_backward(
     source is [B, h, w, CHANNELS], contiguous; grad [B, queries, OUT_DIM] float32; middle [HIDDEN - 1, in, out],
     middle_t [HIDDEN - 1, out, in] and last_t [OUT, in], padded to WIDTH and OUT. Written, row = CORNERS * query +
     corner: hidden and delta [HIDDEN, rows, WIDTH], the activations and the gradients before the ReLU; delta_last
-    [rows, OUT], the gradient of each row's prediction; extra [rows, 2 or 4], (dy, dx[, cell_h, cell_w]). With
-    ATOMIC, the first layer's delta is added to d_source [pixels, CHANNELS]; else pixel [rows] says to which of its rows
-    it belongs, `pixels` where a neighbour lies outside of the window.
+    [rows, OUT], the gradient of each row's prediction; extra [rows, 2 or 4], (dy, dx[, cell_h, cell_w]); pixel
+    [rows], which of the map's pixels a row looks at, `pixels` where that lies outside of the window. With ATOMIC, the
+    first layer's delta is added to d_source [pixels, CHANNELS]; else that is the caller's.
     """
     row_id = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     rows = tl.num_programs(0).to(tl.int64) * ROWS
@@ -99,6 +99,7 @@ def liif_backward(
     col -= left
     seen = valid & (row >= 0) & (row < map_height) & (col >= 0) & (col < map_width)
     map_row = batch * map_height + row
+    tl.store(pixel + row_id, tl.where(seen, map_row * map_width + col, pixels))
 
     outputs = tl.arange(0, OUT)
     grads = tl.load(
@@ -144,14 +145,12 @@ def liif_backward(
             ROWS, WIDTH, WIDTH, BLOCK_K, BLOCK_N, STAGES, PRECISION,
         )  # fmt: skip
 
-    its_pixel = tl.where(seen, map_row * map_width + col, pixels)
     if ATOMIC:
-        # In chunks, read back, because the addresses take two registers a value.
         tl.debug_barrier()
+        its_pixel = tl.load(pixel + row_id)
+        # In chunks, read back, because the addresses take two registers a value.
         for k in range(0, WIDTH, BLOCK_K):
             cols = k + tl.arange(0, BLOCK_K)
             part = matrix_tile(delta + first_row * WIDTH, 0, k, ROWS, BLOCK_K, WIDTH).to(tl.float32)
-            mask = seen[:, None] & (cols < CHANNELS)[None, :]
+            mask = (its_pixel < pixels)[:, None] & (cols < CHANNELS)[None, :]
             tl.atomic_add(d_source + its_pixel[:, None] * CHANNELS + cols[None, :], part, mask=mask, sem="relaxed")
-    else:
-        tl.store(pixel + row_id, its_pixel)
