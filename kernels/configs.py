@@ -55,7 +55,7 @@ BACKWARD_HALF: dict[int, BackwardTile] = {
     89: BackwardTile(64, 32, 128, 8, 3),
     90: BackwardTile(128, 64, 128, 8, 3),
     100: BackwardTile(128, 64, 64, 8, 3),
-    120: BackwardTile(64, 32, 128, 8, 3),
+    120: BackwardTile(64, 64, 128, 8, 2),
 }
 BACKWARD_FULL: dict[str, BackwardTile] = {
     "fp32": BackwardTile(32, 16, 64, 8, 2),

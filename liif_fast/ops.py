@@ -204,7 +204,13 @@ def _cpu_backward(
     return found
 
 
-BACKWARD: dict[str, Callable[..., Gradients]] = {"cpu": _cpu_backward}
+def _triton_backward(*args: Any) -> Gradients:
+    from liif_fast.kernels import launch_backward
+
+    return launch_backward.backward(*args)
+
+
+BACKWARD: dict[str, Callable[..., Gradients]] = {"cpu": _cpu_backward, "triton": _triton_backward}
 
 
 @torch.library.custom_op("liif_fast::query_backward", mutates_args=(), schema=BACKWARD_SCHEMA)

@@ -319,6 +319,19 @@ def test_the_proof_on_a_device_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPa
     assert "ZeroDivisionError" in str(gpu._disproof(DEVICE, "fp32"))
 
 
+def test_the_proof_of_the_gradients_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.inference_mode():
+        assert [gpu._disproof(DEVICE, precision, gradient=True) for precision in PRECISIONS] == [None] * len(PRECISIONS)
+    right = ops.BACKWARD["triton"]
+    monkeypatch.setitem(ops.BACKWARD, "triton", lambda *args: (right(*args)[0] * 1.001, *right(*args)[1:]))
+    assert "differed from PyTorch" in str(gpu._disproof(DEVICE, "fp32", gradient=True))
+    assert gpu._disproof(DEVICE, "fp32") is None
+    monkeypatch.setattr(gpu, "unchosen_reason", lambda device, precision, gradient: "wrong" if gradient else None)
+    params = on_device(random_params(4, [16]))
+    assert backends.select("auto", DEVICE, "fp32", params) == "triton"
+    assert backends.select("auto", DEVICE, "fp32", params, gradient=True) != "triton"
+
+
 def test_every_generation_compiles_without_a_gpu() -> None:
     """Registers, spills, shared memory, matrix instructions of one configuration and prologue a generation."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}

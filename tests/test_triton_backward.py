@@ -12,7 +12,7 @@ from test_functional import random_queries, to_double
 from test_triton import DEVICE, PRECISIONS, on_device, poison
 from torch import Tensor
 
-from liif_fast import functional, reference
+from liif_fast import functional, ops, reference
 from liif_fast.backends import gpu
 from liif_fast.kernels import launch_backward
 from liif_fast.kernels.launch_backward import backward
@@ -184,3 +184,35 @@ def test_relu_has_no_gradient_at_zero() -> None:
     grads = fused(torch.ones(1, 1, 3, device=DEVICE), feat, coord, torch.zeros_like(coord), single, "fp32")
     assert not any(g.any() for g in grads[:-1])
     assert (grads[-1] == 1).all()
+
+
+def test_a_query_takes_the_fused_backward(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the operator, eager and compiled, under autocast."""
+    params = tracked(on_device(random_params(4, [16, 16])))
+    feat = seeded((2, 4, 5, 6), 1, 1).to(DEVICE).requires_grad_()
+    coord, cell = (t.to(DEVICE) for t in random_queries(2, 30))
+    right, calls = ops.BACKWARD["triton"], []
+    monkeypatch.setitem(ops.BACKWARD, "triton", lambda *args: calls.append(args[-1]) or right(*args))
+
+    def loss(backend: str) -> Tensor:
+        return functional.query(feat, coord, cell, params, backend=backend).square().sum()
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    want = torch.autograd.grad(loss("torch"), leaves(feat, params))
+    for run in (loss, compiled):
+        for ours, its in zip(torch.autograd.grad(run("triton"), leaves(feat, params)), want, strict=True):
+            torch.testing.assert_close(ours, its, rtol=1e-4, atol=1e-5 * float(its.abs().max()))
+    with torch.autocast(DEVICE.type, dtype=torch.float16):
+        answer = loss("triton")
+    torch.autograd.grad(answer, leaves(feat, params))
+    assert calls == ["fp32", "fp32", "fp16"]
+
+
+def test_opcheck() -> None:
+    params = on_device(random_params(4, [16, 16]))
+    _, rest = params.split()
+    coord, cell = (t.to(DEVICE) for t in random_queries(1, 9))
+    projected = functional.project(seeded((1, 4, 5, 6), 1, 1).to(DEVICE), params)
+    grad = seeded((1, 9, 3), 9, 1).to(DEVICE)
+    shared = (rest, list(params.weights[1:]), list(params.biases), True, [5, 6, 0, 0], "triton", "fp32")
+    torch.library.opcheck(torch.ops.liif_fast.query_backward.default, (grad, projected, coord, cell, *shared))

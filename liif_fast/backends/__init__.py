@@ -56,7 +56,7 @@ def select(
     gradient. A fused backend that cannot gives way to `torch`.
     """
     if name == "auto":
-        name = pytorch.NAME if plain else _best(device, precision, params)
+        name = pytorch.NAME if plain else _best(device, precision, params, gradient)
     elif name not in NAMES:
         raise UsageError(f"backend: expected one of auto, {', '.join(NAMES)}, got {name!r}")
     reason = unusable_reason(name, device, precision, params)
@@ -66,10 +66,10 @@ def select(
     return pytorch.NAME if gives_way else name
 
 
-def _best(device: torch.device, precision: str, params: DecoderParams | None) -> str:
+def _best(device: torch.device, precision: str, params: DecoderParams | None, gradient: bool) -> str:
     for name, module in FUSED.items():
         runs = module.unusable_reason(device, precision, params) is None
-        if runs and module.unchosen_reason(device, precision) is None:
+        if runs and module.unchosen_reason(device, precision, gradient) is None:
             return name
     return pytorch.NAME
 

@@ -30,7 +30,7 @@ def unusable_reason(device: torch.device, precision: str, params: DecoderParams 
     return None
 
 
-def unchosen_reason(device: torch.device, precision: str) -> str | None:
+def unchosen_reason(device: torch.device, precision: str, gradient: bool = False) -> str | None:
     """None: `auto` takes this backend wherever it can run."""
     return None
 
