@@ -81,6 +81,7 @@ def test_golden_gradients(backend: str, case: GoldenCase) -> None:
     check_against_truth(backend, case.feat, case.coord, case.cell, case.params)
     for leaf in (case.feat, *case.params.weights, *case.params.biases):
         leaf.requires_grad_()
+        leaf.grad = None  # the case serves every backend
     out = query(case.feat, case.coord, case.cell, case.params, backend=backend)
     (out * seeded(list(out.shape), case.spec["seed"] + 200, 1)).sum().backward()
     check_golden_gradients(case)
@@ -167,9 +168,16 @@ def test_a_windows_gradient_is_that_of_the_whole_map(backend: str) -> None:
     assert projected.grad is not None
     assert part.grad is not None
     torch.testing.assert_close(part.grad, projected.grad[:, 2:10, 1:8])
-    small, window = projected[:, 5:10, 1:8].contiguous(), Window(12, 10, 5, 1)
+
+
+@pytest.mark.skipif("cpu" not in BACKENDS, reason=str(backends.unusable_reason("cpu", torch.device("cpu"))))
+def test_a_neighbour_outside_of_the_window_is_said() -> None:
+    """By the CPU: asking a GPU would wait for it (there it reads zeros, tests/test_triton_backward.py)."""
+    params = random_params(3, [32, 32])
+    small = project(seeded((1, 3, 12, 10), 1, 1), params)[:, 5:10, 1:8].contiguous().requires_grad_()
+    coord, cell = make_coord((31, 27)).view(31, 27, 2)[10:20, 5:15].reshape(1, -1, 2), make_cell((31, 27), count=100)
     with pytest.raises(RuntimeError, match="window: expected every neighbour"):
-        query(None, coord, cell, params, projected=small, window=window, backend=backend)
+        query(None, coord, cell[None], params, projected=small, window=Window(12, 10, 5, 1), backend="cpu")
 
 
 def operands(backend: str, hidden: list[int], cell_decode: bool = True) -> tuple[object, ...]:
