@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from liif_fast.data import ENTRY, OPTIONAL
 from liif_fast.errors import UsageError, suggestion
 from liif_fast.metrics import parse_mode
 from liif_fast.models import registry
@@ -36,7 +37,7 @@ KEYS = (
     *("epoch_val", "epoch_save", "seed", "init", "cosine_lr", "ema", "clip_grad", "amp", "channels_last"),
 )
 TRAINING = ("train_dataset", "model", "optimizer", "epoch_max")
-ENTRY_KEYS = ("dataset", "wrapper", "batch_size", "num_workers")
+ENTRY_KEYS = (*ENTRY, *OPTIONAL)
 # key: (words, test)
 VALUES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(
