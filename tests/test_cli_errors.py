@@ -224,6 +224,21 @@ def test_a_signal_while_rendering_ends_the_program_cleanly(number: int, desk: Pa
     assert names(desk / "out") == []
 
 
+def test_an_interrupt_while_a_string_is_executed_keeps_the_exit_code(desk: Path) -> None:
+    program = """
+import sys
+from liif_fast import cli
+from liif_fast.cli import upscale
+
+upscale.run = lambda args: exec("raise KeyboardInterrupt")
+sys.exit(cli.main(["upscale", "photo.png"]))
+"""
+    Path("program.py").write_text(program)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    ended = subprocess.run([sys.executable, "-m", "program"], stderr=subprocess.PIPE, text=True, env=environment)
+    assert (ended.returncode, ended.stderr) == (130, "interrupted\n")
+
+
 def test_a_closed_pipe_is_no_traceback(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Closed:
         def write(self, _: str) -> None:

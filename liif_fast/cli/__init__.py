@@ -46,12 +46,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             code: int = args.run(args)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
+            _forget_interrupt()
             return INTERRUPTED
         except BrokenPipeError:
             # The reader of our output has left: nothing more to say, not even when Python flushes at exit.
             sys.stdout = None
             return 1
     return code
+
+
+def _forget_interrupt() -> None:
+    """Make Python keep to our exit code.
+
+    CPython notes an interrupt that leaves a string in execution (many an import makes its dataclasses so), and under
+    `python -m` ends the process by SIGINT even if it was caught later, unless another string has run since.
+    """
+    exec("")
 
 
 @contextmanager
