@@ -15,7 +15,7 @@ from PIL import Image
 from test_image import BAD, bad_files
 from tiny import lay_desk, names, photo, size, upscale
 
-from liif_fast import upscaling
+from liif_fast import conversion
 from liif_fast.cli import main
 
 
@@ -163,14 +163,14 @@ def test_a_defect_of_ours_is_shown_in_full_but_does_not_end_the_batch(
     desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     photo().convert("L").save("gray.png")
-    honest = upscaling.upscale
+    honest = conversion.upscale
 
     def broken(image: Image.Image, *args: Any, **options: Any) -> Any:
         if image.mode == "L":
             raise ZeroDivisionError("oops")
         return honest(image, *args, **options)
 
-    monkeypatch.setattr(upscaling, "upscale", broken)
+    monkeypatch.setattr(conversion, "upscale", broken)
     assert upscale("gray.png", "photo.png", "-o", "out/", "-s", "1.5") == 1
     assert names(desk / "out") == ["photo_x1.5.png"]
     err = capsys.readouterr().err

@@ -10,15 +10,14 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from liif_fast import tiling
-from liif_fast.errors import ImageError, LiifError, UsageError
+from liif_fast.errors import LiifError, UsageError
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from liif_fast.cli.targets import Job
+    from liif_fast.conversion import Converter
 
 DEFAULT_SCALE = 4.0
 EPILOG = f"""\
@@ -28,14 +27,6 @@ need --force.
 
 Exit codes: 0 all right, 1 some pictures failed (listed last), 2 wrong usage, 130 interrupted.
 """
-
-
-class Tools(NamedTuple):
-    """What every picture of a run shares."""
-
-    model: nn.Module
-    backend: str
-    precision: str
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -96,11 +87,11 @@ def run(args: argparse.Namespace) -> int:
         from liif_fast.cli.targets import plan
 
         jobs = plan(names, args.output, _label(args, sizes))
-        tools = _tools(args)
+        convert = _converter(args, sizes)
     except LiifError as error:
         print(f"liif-fast upscale: {error}", file=sys.stderr)
         return 2
-    failures = [message for message in (_one(job, sizes, tools, args) for job in jobs) if message]
+    failures = [message for message in (_one(job, convert, args) for job in jobs) if message]
     if failures and len(jobs) > 1:
         print(f"liif-fast upscale: {len(failures)} of {len(jobs)} failed:", file=sys.stderr)
     for message in failures:
@@ -134,30 +125,29 @@ def _label(args: argparse.Namespace, sizes: dict[str, Any]) -> str:
     return label if args.roi is None else f"{label}_roi{'-'.join(map(str, args.roi))}"
 
 
-def _tools(args: argparse.Namespace) -> Tools:
-    """The model on its device, and what will run; LiifError when that cannot be."""
-    import torch
-
-    from liif_fast import backends, checkpoint, render
+def _converter(args: argparse.Namespace, sizes: dict[str, Any]) -> Converter:
+    """The model on its device; LiifError when that cannot be."""
+    from liif_fast.conversion import Converter, Settings
 
     # Pillow logs what it then raises; a message of ours says it already.
     logging.getLogger("PIL").addHandler(logging.NullHandler())
-    if args.backend not in ("auto", *backends.NAMES):
-        raise UsageError(f"--backend: expected one of auto, {', '.join(backends.NAMES)}, got {args.backend!r}")
-    if args.precision not in backends.PRECISIONS:
-        raise UsageError(f"--precision: expected one of {', '.join(backends.PRECISIONS)}, got {args.precision!r}")
-    wanted = "cuda" if torch.cuda.is_available() and args.backend != "cpu" else "cpu"
-    model = checkpoint.load(args.model, args.device or wanted)
-    return Tools(model, *render.settle(model, args.backend, args.precision))
+    names = ("model", "backend", "precision", "device", "tile", "memory", "force", "overwrite")
+    return Converter(Settings(sizes, **{name: getattr(args, name) for name in names}))
 
 
-def _one(job: Job, sizes: dict[str, Any], tools: Tools, args: argparse.Namespace) -> str | None:
+def _one(job: Job, convert: Converter, args: argparse.Namespace) -> str | None:
     """One picture; what went wrong, or None."""
     started = time.perf_counter()
     record: dict[str, Any] = {"input": str(job.source), "output": str(job.output)}
     message = None
+
+    def note(text: str) -> None:
+        if not args.quiet:
+            print(f"{job.source}: {text}", file=sys.stderr)
+
     try:
-        record["width"], record["height"] = _render(job, sizes, tools, args)
+        with _Bar(job.source.name, args.quiet) as bar:
+            record["width"], record["height"] = convert(job.source, job.output, note, bar)
     except LiifError as error:
         message = str(error) if str(error).startswith(f"{job.source}:") else f"{job.source}: {error}"
     # No single picture may end a batch; what is not the user's mistake is shown in full.
@@ -168,44 +158,13 @@ def _one(job: Job, sizes: dict[str, Any], tools: Tools, args: argparse.Namespace
     if message is None:
         width, height = record["width"], record["height"]
         rate = width * height / 1e6 / seconds
-        record |= {"backend": tools.backend, "precision": tools.precision, "seconds": round(seconds, 3)}
+        record |= {"backend": convert.backend, "precision": convert.precision, "seconds": round(seconds, 3)}
         record["megapixels_per_second"] = round(rate, 4)
         if not (args.quiet or args.json):
             print(f"{job.source} -> {job.output} ({width} x {height}, {seconds:.1f} s, {rate:.2f} MP/s)")
     if args.json:
         print(json.dumps(record | {"ok": message is None, "error": message}), flush=True)
     return message
-
-
-def _render(job: Job, sizes: dict[str, Any], tools: Tools, args: argparse.Namespace) -> tuple[int, int]:
-    """Read, upscale, write; the result's (width, height)."""
-    from liif_fast import image
-    from liif_fast.upscaling import upscale
-
-    if job.output.exists() and not args.overwrite:
-        raise ImageError(f"{job.output} exists already; pass --overwrite to replace it")
-    picture = image.read(job.source, trusted=args.force)
-    if not args.quiet:
-        for note in picture.notes:
-            print(f"{job.source}: {note}", file=sys.stderr)
-    limits: dict[str, Any] = {"max_pixels": None if args.force else tiling.MAX_PIXELS}
-    width, height = picture.image.size
-    box = tiling.target((height, width), **sizes, **limits).box
-    image.check_fits(job.output, picture.image.mode, (box.width, box.height))
-    with _Bar(job.source.name, args.quiet) as bar:
-        result = upscale(
-            picture.image,
-            **sizes,
-            **limits,
-            model=tools.model,
-            backend=tools.backend if tools.backend != "model" else "auto",
-            precision=tools.precision,
-            tile=args.tile,
-            memory=args.memory,
-            progress=bar,
-        )
-    image.write(result, job.output, picture)
-    return result.size
 
 
 class _Bar:
