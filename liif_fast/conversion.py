@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 
-from liif_fast import backends, checkpoint, image, render, tiling
+from liif_fast import backends, checkpoint, image, render, streaming, tiling, windows
 from liif_fast.errors import ImageError, UsageError
-from liif_fast.upscaling import upscale
+from liif_fast.upscaling import Upscaling, upscale
 
 
 class Settings(NamedTuple):
@@ -18,7 +19,7 @@ class Settings(NamedTuple):
 
     sizes: keywords of `tiling.target`. model: a checkpoint's path, None for the default model. device: None for a GPU
     where there is one. force: inputs and results of any number of pixels. overwrite: existing results are replaced.
-    backend, precision, tile, memory: as in `upscale`.
+    compress: TIFF results in deflated tiles. backend, precision, tile, memory: as in `upscale`.
     """
 
     sizes: dict[str, Any]
@@ -30,6 +31,7 @@ class Settings(NamedTuple):
     memory: int | None = None
     force: bool = False
     overwrite: bool = False
+    compress: bool = False
 
 
 class Converter:
@@ -67,23 +69,26 @@ class Converter:
         settings = self.settings
         if output.exists() and not settings.overwrite:
             raise ImageError(f"{output} exists already; pass --overwrite to replace it")
-        picture = image.read(source, trusted=settings.force)
-        for text in picture.notes:
+        windowed = windows.opened(source)
+        picture = image.read(source, trusted=settings.force) if windowed is None else None
+        for text in picture.notes if picture else ():
             note(text)
-        limits: dict[str, Any] = {"max_pixels": None if settings.force else tiling.MAX_PIXELS}
-        width, height = picture.image.size
-        box = tiling.target((height, width), **settings.sizes, **limits).box
-        image.check_fits(output, picture.image.mode, (box.width, box.height))
-        result = upscale(
-            picture.image,
-            **settings.sizes,
-            **limits,
-            model=self.model,
-            backend=self.backend if self.backend != render.MODEL else "auto",
-            precision=self.precision,
-            tile=settings.tile,
-            memory=settings.memory,
-            progress=progress,
-        )
-        image.write(result, output, picture)
+        given = picture.image if picture else windowed
+        how: dict[str, Any] = {**settings.sizes, "model": self.model}
+        how["max_pixels"] = None if settings.force else tiling.MAX_PIXELS
+        options: dict[str, Any] = {"tile": settings.tile, "memory": settings.memory, "precision": self.precision}
+        options |= {"backend": self.backend if self.backend != render.MODEL else "auto", "progress": progress}
+        height, width = given.shape[-2:] if picture is None else given.size[::-1]
+        box = tiling.target((height, width), **settings.sizes, max_pixels=how["max_pixels"]).box
+        if streaming.wanted(output, given, box, compress=settings.compress):
+            work = Upscaling(given, **how)
+            labels = streaming.labels(picture or windowed)
+            # Pillow's pixels are not held beside those of the work.
+            del picture, given
+            streaming.write(work, output, labels, compress=settings.compress, **options)
+            return box.width, box.height
+        if picture:
+            image.check_fits(output, picture.image.mode, (box.width, box.height))
+        result = upscale(given, **how, **options)
+        image.write(Image.fromarray(result) if picture is None else result, output, picture)
         return box.width, box.height

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,14 +14,28 @@ from pathlib import Path
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary name beside `path`; what is written there takes the place of `path` if the block ends well.
 
-    On any error, and on an interrupt, the temporary file is removed and `path` left as it was. The suffix of `path`
-    is kept, for writers that choose the format by it. Several writers, threads or machines, do not meet: the last one
-    to end stays.
+    What is written may be a file or a folder. On any error, and on an interrupt, it is removed and `path` left as it
+    was. The suffix of `path` is kept, for writers that choose the format by it. Several writers, threads or machines,
+    do not meet: the last one to end stays.
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(8)}.part{target.suffix}")
+    temporary = _beside(target)
     try:
         yield temporary
-        os.replace(temporary, target)
+        if temporary.is_dir() and target.is_dir():
+            # A folder takes the place of an empty one only, so the old one steps aside first.
+            old = _beside(target)
+            os.replace(target, old)
+            os.replace(temporary, target)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, target)
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(f".{target.stem}.{secrets.token_hex(8)}.part{target.suffix}")

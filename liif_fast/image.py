@@ -43,6 +43,7 @@ FORMATS = {
     ".avif": Format("AVIF", alpha=True, most=65_536, options=(("quality", 90),), needs="avif"),
     ".bmp": Format("BMP"),
     ".ppm": Format("PPM"),
+    ".zarr": Format("zarr", alpha=True, deep=True),  # written by `liif_fast.streaming`
 }
 
 HEADER = 65_536  # bytes of a file in which its depth is looked for

@@ -7,15 +7,16 @@ and whole agree to float32's rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from liif_fast import backends, functional, geometry
 from liif_fast.box import Box
-from liif_fast.encoding import Encoding, encoder_of, input_channels, norm, placement
+from liif_fast.encoding import Encoding, Pixels, encoder_of, input_channels, norm, placement
 from liif_fast.errors import LiifError, UsageError
 from liif_fast.geometry import Grid, Window, grid_queries
 from liif_fast.models import metasr
@@ -39,6 +40,19 @@ MEMORY = 2**30  # bytes of working memory on the CPU, where nothing else is aske
 BAND = 2**17  # queries at a time: their coordinates, cells and answers are small beside a tile
 PLAIN_BAND = 30_000  # the published demo's, for decoders that hold all activations of a band
 MODEL = "model"  # stands for a backend where only the model itself knows its decoder
+
+
+class Held(NamedTuple):
+    """What the receiver of tiles keeps of the output, to be counted as working memory.
+
+    row_bytes: of one row of the output; rows: how many it keeps beside those of the tiles being made.
+    """
+
+    row_bytes: int
+    rows: int
+
+
+NOTHING = Held(0, 0)
 
 
 def render(
@@ -79,7 +93,7 @@ def render(
 
 def pieces(
     model: nn.Module,
-    inp: Tensor,
+    inp: Pixels | Sequence[Pixels],
     size: tuple[int, int],
     box: Box | None = None,
     *,
@@ -87,32 +101,44 @@ def pieces(
     precision: str = "auto",
     tile: int | None = None,
     memory: int | str | None = None,
+    held: Held = NOTHING,
     progress: Progress | None = None,
 ) -> Iterator[tuple[Box, Tensor]]:
-    """The tiles of `render` one after another: (place in the whole output, [out_dim, height, width] float32)."""
-    job = _Job(model, inp, size, backend, precision)
+    """The tiles of `render` one after another: (place in the whole output, [out_dim, height, width] float32).
+
+    The rows of tiles follow each other from top to bottom, the tiles in a row from left to right. Several pictures of
+    one size may be given: their values then lie one after another, [pictures * out_dim, height, width], and progress
+    counts the pixels of all.
+    """
+    pictures = tuple(inp) if isinstance(inp, Sequence) else (inp,)
+    jobs = [_Job(model, picture, size, backend, precision) for picture in pictures]
     box = Box(0, 0, *size) if box is None else box
-    todo = tiles(box, *job.tile_sides(box, tile, memory))[::-1]
+    todo = tiles(box, *jobs[0].tile_sides(box, tile, memory, held))[::-1]
     done = 0
+
+    def report(before: int, pixels: int) -> None:
+        if progress is not None:
+            progress(before + pixels, box.pixels * len(jobs))
+
     training = model.training
     model.eval()
     try:
         while todo:
             part = todo[-1]
+            answers: list[Tensor] = []
 
-            def report(pixels: int, before: int = done) -> None:
-                if progress is not None:
-                    progress(before + pixels, box.pixels)
-
-            values = job.attempt(part, report)
-            if values is None:
-                job.check_divisible(part)
-                # What did not fit now would not fit for the other tiles either.
-                todo = [half for whole in todo for half in halves(whole)[::-1]]
-                continue
-            todo.pop()
-            done += part.pixels
-            yield part, values
+            for number, job in enumerate(jobs):
+                values = job.attempt(part, partial(report, done + number * part.pixels))
+                if values is None:
+                    job.check_divisible(part)
+                    # What did not fit now would not fit for the other tiles either.
+                    todo = [half for whole in todo for half in halves(whole)[::-1]]
+                    break
+                answers.append(values)
+            else:
+                todo.pop()
+                done += part.pixels * len(jobs)
+                yield part, answers[0] if len(answers) == 1 else torch.cat(answers)
     finally:
         model.train(training)
 
@@ -129,7 +155,7 @@ def settle(model: nn.Module, backend: str = "auto", precision: str = "auto") -> 
 class _Job:
     """One picture, one model, one output grid."""
 
-    def __init__(self, model: nn.Module, inp: Tensor, size: tuple[int, int], backend: str, precision: str) -> None:
+    def __init__(self, model: nn.Module, inp: Pixels, size: tuple[int, int], backend: str, precision: str) -> None:
         self.model, self.inp, self.size = model, inp, size
         self.device, dtype = placement(model, inp)
         self.params = _decoder_params(model)
@@ -148,16 +174,23 @@ class _Job:
 
     # -- how large -----------------------------------------------------------------------------------------------
 
-    def tile_sides(self, box: Box, tile: int | None, memory: int | str | None) -> tuple[int, int]:
+    def tile_sides(
+        self, box: Box, tile: int | None, memory: int | str | None, held: Held = NOTHING
+    ) -> tuple[int, int]:
         """Output rows and columns of a tile."""
         budget = self._budget(memory)
         height, width = self.inp.shape[-2:]
         if tile is not None:
             core = check_tile(tile), tile
         else:
+            halo, tallest = (self.encoding.radius or 0) + 3, height
+            if held.row_bytes:
+                # The receiver keeps whole rows of tiles: a quarter is for them.
+                rows = min(box.height, max(1, budget // 4 // held.row_bytes - held.rows))
+                tallest = max(1, rows * height // self.size[0])
+                budget = max(budget // 4, budget - held.row_bytes * (held.rows + rows))
             # A quarter is for the answers, see below.
-            pixels = budget * 3 // 4 // self._bytes_per_pixel()
-            core = core_sides(height, width, (self.encoding.radius or 0) + 3, pixels)
+            core = core_sides(height, width, halo, budget * 3 // 4 // self._bytes_per_pixel(), tallest)
         rows = min(box.height, max(1, core[0] * self.size[0] // height))
         cols = min(box.width, max(1, core[1] * self.size[1] // width))
         # The answers in float32, what is made of them, and the copies between.

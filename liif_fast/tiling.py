@@ -68,12 +68,14 @@ def tiles(box: Box, height: int, width: int) -> list[Box]:
     ]
 
 
-def core_sides(height: int, width: int, halo: int, pixels: int) -> tuple[int, int]:
+def core_sides(height: int, width: int, halo: int, pixels: int, tallest: int | None = None) -> tuple[int, int]:
     """Sides of the largest tiles of a height x width picture that have `pixels` pixels with a halo on each side.
 
-    The whole picture where that is small enough (it needs no halo); otherwise at least SMALLEST on a side.
+    The whole picture where that is small enough (it needs no halo); otherwise at least SMALLEST on a side. Where a
+    tallest is given, not higher than that (or SMALLEST), and then as wide as the pixels allow.
     """
-    if height * width <= pixels:
+    tallest = height if tallest is None else max(SMALLEST, tallest)
+    if height * width <= pixels and height <= tallest:
         return height, width
     side = int(pixels**0.5)
     if width <= side:
@@ -82,6 +84,8 @@ def core_sides(height: int, width: int, halo: int, pixels: int) -> tuple[int, in
         rows, cols = height, pixels // height - 2 * halo
     else:
         rows, cols = side - 2 * halo, side - 2 * halo
+    if rows > tallest:
+        rows, cols = tallest, min(width, pixels // (tallest + 2 * halo) - 2 * halo)
     return max(min(SMALLEST, height), rows), max(min(SMALLEST, width), cols)
 
 

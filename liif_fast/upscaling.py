@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
 from liif_fast import checkpoint, tiling
+from liif_fast.alpha import bounded, hide
 from liif_fast.box import Box
 from liif_fast.encoding import INTEGER_MAX as FULL
-from liif_fast.encoding import input_channels
+from liif_fast.encoding import Pixels, input_channels
 from liif_fast.errors import ImageError, UsageError
 from liif_fast.image import plain
-from liif_fast.render import Progress, pieces
-from liif_fast.tiling import Target
+from liif_fast.render import NOTHING, Held, Progress, pieces
+from liif_fast.windows import Windows, check_range
 
 
 def upscale(
@@ -58,26 +58,108 @@ def upscale(
     Raises UsageError for arguments that make no sense, ImageError for a picture or region that does not fit,
     BackendError, CheckpointError, and LiifError when memory does not suffice.
     """
-    network = model if isinstance(model, nn.Module) else _load(None if model is None else os.fspath(model))
-    source = _source(image, network)
-    goal = tiling.target(
-        (source.shape[-2], source.shape[-1]),
-        scale,
-        size=size,
-        width=width,
-        height=height,
-        roi=roi,
-        max_pixels=max_pixels,
-    )
-    options: dict[str, Any] = {"backend": backend, "precision": precision, "tile": tile, "memory": memory}
-    direct = source.shape[1] == input_channels(network)
-    sink = _Sink(image, source, goal.box, alpha=not direct and source.shape[1] % 2 == 0)
-    with torch.no_grad():
-        if direct:
-            _draw(network, source, goal, sink, progress, options)
-        else:
-            _draw_apart(network, source, goal, sink, progress, options)
-    return sink.result()
+    work = Upscaling(image, scale, size=size, width=width, height=height, roi=roi, model=model, max_pixels=max_pixels)
+    out: Tensor | None = None
+    for place, values in work.parts(backend=backend, precision=precision, tile=tile, memory=memory, progress=progress):
+        if out is None:
+            out = _empty(image, values, work.size)
+        out[:, place.top : place.bottom, place.left : place.right] = values
+    assert out is not None
+    return _like(image, out)
+
+
+class Upscaling:
+    """A picture on its way to another size, to be had in parts: what `upscale` puts together and files are made of.
+
+    Arguments and errors are those of `upscale`; image may also be `liif_fast.windows.Windows`.
+
+    size: (H, W) of the result. channels, dtype: those of its parts.
+    """
+
+    def __init__(
+        self,
+        image: Any,
+        scale: float | Sequence[float] | None = None,
+        *,
+        size: Sequence[int] | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        roi: Sequence[int] | None = None,
+        model: nn.Module | str | os.PathLike[str] | None = None,
+        max_pixels: int | None = tiling.MAX_PIXELS,
+    ) -> None:
+        self.model = model if isinstance(model, nn.Module) else _load(None if model is None else os.fspath(model))
+        source = _source(image, self.model)
+        self.goal = tiling.target(
+            (source.shape[-2], source.shape[-1]),
+            scale,
+            size=size,
+            width=width,
+            height=height,
+            roi=roi,
+            max_pixels=max_pixels,
+        )
+        self.size, self.dtype, self.channels = self.goal.box[2:], source.dtype, source.shape[1]
+        self.direct = self.channels == input_channels(self.model)
+        self.alpha: Tensor | None = None
+        self.level: Tensor | None = None  # of an alpha that is the same everywhere and need not be computed
+        self.inputs: list[Pixels] = [source] if self.direct else self._apart(source)
+
+    def parts(
+        self,
+        *,
+        backend: str = "auto",
+        precision: str = "auto",
+        tile: int | None = None,
+        memory: int | str | None = None,
+        held: Held = NOTHING,
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[Box, Tensor]]:
+        """(place in the result, values [channels, h, w] in the picture's type), in the order of `render.pieces`.
+
+        held: what the receiver keeps of them, counted as working memory. The rest is as in `upscale`.
+        """
+        options: dict[str, Any] = {"backend": backend, "precision": precision, "tile": tile, "memory": memory}
+        size, whole = self.goal
+        for part, values in pieces(self.model, self.inputs, size, whole, held=held, progress=progress, **options):
+            place = Box(part.top - whole.top, part.left - whole.left, part.height, part.width)
+            yield place, quantised(values if self.direct else self._joined(values, part), self.dtype)
+
+    def _apart(self, source: Pixels) -> list[Pixels]:
+        """Gray and alpha for a model for RGB: each as three equal channels, whose mean comes back."""
+        if isinstance(source, Windows):
+            return [source.tripled()]
+        alpha = source[:, -1:] if self.channels % 2 == 0 else None
+        colour = source if alpha is None else hide(source[:, :-1], alpha)
+        inputs: list[Pixels] = [_tripled(colour) if colour.shape[1] == 1 else colour]
+        if alpha is not None and bool((alpha == alpha[0, 0, 0, 0]).all()):
+            self.level = alpha[0, :, :1, :1].float() / FULL.get(alpha.dtype, 1)
+        elif alpha is not None:
+            self.alpha = alpha
+            inputs.append(_tripled(alpha))
+        return inputs
+
+    def _joined(self, values: Tensor, part: Box) -> Tensor:
+        """Colour and alpha of what the model made of `inputs`."""
+        colour = _mean(values[:3]) if self.channels < 3 else values[:3]
+        if self.alpha is not None:
+            return torch.cat((colour, bounded(_mean(values[3:]), self.alpha, part, self.goal.size)))
+        if self.level is not None:
+            return torch.cat((colour, self.level.expand(1, part.height, part.width)))
+        return colour
+
+
+def _tripled(plane: Tensor) -> Tensor:
+    return plane.expand(-1, 3, -1, -1)
+
+
+def _mean(values: Tensor) -> Tensor:
+    return values.mean(dim=0, keepdim=True)
+
+
+def quantised(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """values in [0, 1] in the dtype, integers rounded to nearest; values may be overwritten."""
+    return values.mul_(FULL[dtype]).round_().to(dtype) if dtype in FULL else values.to(dtype)
 
 
 @lru_cache(maxsize=1)
@@ -89,15 +171,17 @@ def _load(path: str | None) -> nn.Module:
 
 
 def _kind(image: Any) -> str:
-    for kind, cls in (("pillow", Image.Image), ("array", np.ndarray), ("tensor", Tensor)):
+    for kind, cls in (("pillow", Image.Image), ("array", np.ndarray), ("tensor", Tensor), ("windows", Windows)):
         if isinstance(image, cls):
             return kind
     raise UsageError(f"image: expected a Pillow picture, a NumPy array or a tensor, got {type(image).__name__}")
 
 
-def _source(image: Any, model: nn.Module) -> Tensor:
+def _source(image: Any, model: nn.Module) -> Pixels:
     """The picture as a tensor [1, C, H, W] of its own type, a view where that is possible; checked."""
     kind = _kind(image)
+    if kind == "windows":
+        return image
     if kind == "tensor":
         batched = image if image.dim() == 4 else image.unsqueeze(0)
         source, form = batched.detach(), "[C, H, W] or [1, C, H, W]"
@@ -117,7 +201,7 @@ def _source(image: Any, model: nn.Module) -> Tensor:
     if source.dim() != 4 or source.shape[0] != 1 or source.shape[1] not in allowed or 0 in source.shape or not known:
         raise _unfit(image, form, model)
     if source.is_floating_point():
-        _check_range(source)
+        check_range(source)
     return source
 
 
@@ -130,165 +214,26 @@ def _unfit(image: Any, form: str, model: nn.Module) -> ImageError:
     )
 
 
-def _check_range(source: Tensor) -> None:
-    low, high = (float(value) for value in torch.aminmax(source))
-    # A little beyond is what filters leave behind; far beyond is another unit.
-    if not (low >= -0.5 and high <= 1.5):
-        raise ImageError(f"image: expected floating values in [0, 1], got {low:g} to {high:g}; divide by the maximum")
-
-
-# -- what is computed -----------------------------------------------------------------------------------------------
-
-
-def _draw(
-    model: nn.Module,
-    source: Tensor,
-    goal: Target,
-    sink: _Sink,
-    progress: Progress | None,
-    options: dict[str, Any],
-    change: Callable[[Tensor, Box], Tensor] | None = None,
-    alpha: bool = False,
-) -> None:
-    """The source through the model into the sink; change sees each tile (and its place in the whole) on the way."""
-    for part, values in pieces(model, source, goal.size, goal.box, progress=progress, **options):
-        place = Box(part.top - goal.box.top, part.left - goal.box.left, part.height, part.width)
-        sink.put(place, values if change is None else change(values, part), alpha)
-
-
-def _draw_apart(
-    model: nn.Module,
-    source: Tensor,
-    goal: Target,
-    sink: _Sink,
-    progress: Progress | None,
-    options: dict[str, Any],
-) -> None:
-    """Gray and alpha through a model for RGB: gray as three equal channels whose mean comes back, alpha likewise."""
-    alpha = source[:, -1:] if sink.alpha else None
-    colour = source if alpha is None else hide(source[:, :-1], alpha)
-    flat = alpha is None or bool((alpha == alpha[0, 0, 0, 0]).all())
-    total = goal.box.pixels * (1 if flat else 2)
-
-    def report(done: int, base: int = 0) -> None:
-        if progress is not None:
-            progress(base + done, total)
-
-    if colour.shape[1] == 1:
-        _draw(
-            model, _tripled(colour), goal, sink, lambda done, _: report(done), options, lambda values, _: _mean(values)
-        )
-    else:
-        _draw(model, colour, goal, sink, lambda done, _: report(done), options)
-    if alpha is None:
-        return
-    if flat:
-        level = alpha[0, :, :1, :1].float() / FULL.get(alpha.dtype, 1)
-        sink.put(Box(0, 0, *goal.box[2:]), level.expand(1, *goal.box[2:]).clone(), alpha=True)
-        return
-
-    def keep(values: Tensor, part: Box) -> Tensor:
-        return bounded(_mean(values), alpha, part, goal.size)
-
-    again = goal.box.pixels
-    _draw(model, _tripled(alpha), goal, sink, lambda done, _: report(done, again), options, keep, alpha=True)
-
-
-def _tripled(plane: Tensor) -> Tensor:
-    return plane.expand(-1, 3, -1, -1)
-
-
-def _mean(values: Tensor) -> Tensor:
-    return values.mean(dim=0, keepdim=True)
-
-
-def hide(colour: Tensor, alpha: Tensor) -> Tensor:
-    """colour [1, C, H, W] with what shows nowhere replaced by the visible colour around it.
-
-    Invisible pixels hold anything, black as a rule, and the model would draw it into the edges. The fill is a pyramid:
-    means of visible colour over ever larger squares, each used where the finer one saw nothing.
-    """
-    unseen = alpha == 0
-    if not bool(unseen.any()) or bool(unseen.all()):
-        return colour
-    weight = (~unseen).float()
-    filled = _fill(colour.float() * weight, weight)
-    if colour.dtype in FULL:
-        filled = filled.round_()
-    return torch.where(unseen, filled.to(colour.dtype), colour)
-
-
-def _fill(total: Tensor, weight: Tensor) -> Tensor:
-    """Weighted means total / weight, completed from half the resolution where the weight is 0."""
-    mean = total / weight.clamp_min(1e-12)
-    height, width = weight.shape[-2:]
-    if (height == 1 and width == 1) or bool((weight > 0).all()):
-        return mean
-    coarse = _fill(F.avg_pool2d(total, 2, ceil_mode=True), F.avg_pool2d(weight, 2, ceil_mode=True))
-    spread = F.interpolate(coarse, scale_factor=2, mode="nearest")[..., :height, :width]
-    return torch.where(weight > 0, mean, spread)
-
-
-def bounded(values: Tensor, alpha: Tensor, part: Box, size: tuple[int, int]) -> Tensor:
-    """values [1, h, w] of a tile kept between the least and the greatest alpha of the 3 x 3 input pixels around.
-
-    What is wholly opaque or wholly clear stays exactly so.
-    """
-    height, width = alpha.shape[-2:]
-    rows = _owners(part.top, part.bottom, size[0], height)
-    cols = _owners(part.left, part.right, size[1], width)
-    top, left = max(0, int(rows[0]) - 1), max(0, int(cols[0]) - 1)
-    near = alpha[:, :, top : int(rows[-1]) + 2, left : int(cols[-1]) + 2].float() / FULL.get(alpha.dtype, 1)
-    high = F.max_pool2d(near, 3, stride=1, padding=1)[0]
-    low = -F.max_pool2d(-near, 3, stride=1, padding=1)[0]
-    rows, cols = (rows - top).to(alpha.device), (cols - left).to(alpha.device)
-    low, high = (bound.index_select(1, rows).index_select(2, cols) for bound in (low, high))
-    return torch.minimum(torch.maximum(values, low), high)
-
-
-def _owners(start: int, stop: int, out: int, length: int) -> Tensor:
-    """The input pixel in which each output pixel's centre lies."""
-    return (2 * torch.arange(start, stop) + 1) * length // (2 * out)
-
-
 # -- what goes out --------------------------------------------------------------------------------------------------
 
 
-class _Sink:
-    """Collects tiles in the source's type, laid out as the kind of picture that came in wants it."""
-
-    def __init__(self, image: Any, source: Tensor, box: Box, alpha: bool) -> None:
-        self.image, self.kind = image, _kind(image)
-        self.dtype, self.device = source.dtype, source.device
-        self.box, self.alpha = box, alpha
-        self.out: Tensor | None = None
-
-    def put(self, place: Box, values: Tensor, alpha: bool = False) -> None:
-        """values [C, h, w] in [0, 1] into their place; alpha says that they are the last channel."""
-        if self.out is None:
-            self.out = self._empty(values.shape[0] + self.alpha)
-        channels = slice(-1, None) if alpha else slice(0, values.shape[0])
-        self.out[channels, place.top : place.bottom, place.left : place.right] = quantised(values, self.dtype)
-
-    def _empty(self, channels: int) -> Tensor:
-        if self.kind == "tensor":
-            return torch.empty(channels, *self.box[2:], dtype=self.dtype, device=self.device)
-        return torch.empty(*self.box[2:], channels, dtype=self.dtype).permute(2, 0, 1)
-
-    def result(self) -> Any:
-        assert self.out is not None
-        if self.kind == "tensor":
-            return self.out.unsqueeze(0) if self.image.dim() == 4 else self.out
-        array = self.out.permute(1, 2, 0).numpy()
-        if array.shape[2] == 1 and (self.kind == "pillow" or self.image.ndim == 2):
-            array = array[:, :, 0]
-        if self.kind == "array":
-            return array
-        picture = Image.fromarray(array)
-        picture.info = {key: self.image.info[key] for key in ("icc_profile", "dpi") if key in self.image.info}
-        return picture
+def _empty(image: Any, values: Tensor, size: Sequence[int]) -> Tensor:
+    """[C, H, W] like a part's values, laid out as the kind of picture that came in wants it."""
+    if _kind(image) == "tensor":
+        return values.new_empty(values.shape[0], *size)
+    return values.new_empty(*size, values.shape[0], device="cpu").permute(2, 0, 1)
 
 
-def quantised(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """values in [0, 1] in the dtype, integers rounded to nearest; values may be overwritten."""
-    return values.mul_(FULL[dtype]).round_().to(dtype) if dtype in FULL else values.to(dtype)
+def _like(image: Any, out: Tensor) -> Any:
+    """The result as the kind of picture that came in."""
+    kind = _kind(image)
+    if kind == "tensor":
+        return out.unsqueeze(0) if image.dim() == 4 else out
+    array = out.permute(1, 2, 0).numpy()
+    if array.shape[2] == 1 and (kind != "array" or image.ndim == 2):
+        array = array[:, :, 0]
+    if kind != "pillow":
+        return array
+    picture = Image.fromarray(array)
+    picture.info = {key: image.info[key] for key in ("icc_profile", "dpi") if key in image.info}
+    return picture

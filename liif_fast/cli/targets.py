@@ -46,7 +46,8 @@ def default_name(source: Path, label: str) -> str:
 
 
 def _is_folder(out: str, count: int) -> bool:
-    if Path(out).is_dir() or out.endswith(("/", os.sep)):
+    # A zarr is a folder and yet one result.
+    if (Path(out).is_dir() and Path(out).suffix.lower() != ".zarr") or out.endswith(("/", os.sep)):
         return True
     if count == 1:
         return False

@@ -55,6 +55,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="working memory beside the pictures and the model, such as 1.5G or 800M (default: 1G on a CPU)",
     )
     parser.add_argument("--force", action="store_true", help="allow results, and inputs, of any number of pixels")
+    parser.add_argument("--compress", action="store_true", help="deflate TIFF results (needs the extra `large`)")
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
     parser.add_argument("-q", "--quiet", action="store_true", help="only errors")
     parser.add_argument("--json", action="store_true", help="one JSON object a picture on the standard output")
@@ -131,7 +132,7 @@ def _converter(args: argparse.Namespace, sizes: dict[str, Any]) -> Converter:
 
     # Pillow logs what it then raises; a message of ours says it already.
     logging.getLogger("PIL").addHandler(logging.NullHandler())
-    names = ("model", "backend", "precision", "device", "tile", "memory", "force", "overwrite")
+    names = ("model", "backend", "precision", "device", "tile", "memory", "force", "overwrite", "compress")
     return Converter(Settings(sizes, **{name: getattr(args, name) for name in names}))
 
 

@@ -1,0 +1,238 @@
+"""Results written while they are made: tiled TIFF (BigTIFF beyond 4 GiB) and zarr, in bounded memory.
+
+The renderer's tiles are of any size. They fill bands of the file's rows of tiles, and each band is written once, by a
+thread of its own, when it is complete. It needs the extra `large`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from importlib.util import find_spec
+from itertools import chain
+from pathlib import Path
+from queue import Full, Queue
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from liif_fast.box import Box
+from liif_fast.errors import ImageError, LiifError
+from liif_fast.files import replacing
+from liif_fast.image import Picture
+from liif_fast.render import Held
+from liif_fast.upscaling import Upscaling
+from liif_fast.windows import Windows, extra
+
+TIFF = (".tif", ".tiff")
+STREAMED_FROM = 2**27  # bytes of pixels: smaller TIFFs are written whole, with all of their EXIF data
+TILE = 256  # side of a file's tiles
+CLASSIC = 2**32 - 2**25  # bytes of pixels beyond which TIFF must be BigTIFF; the rest is for its tables
+# Bands that are waiting, being written and being filled, beside those that the tiles being made are filling.
+BANDS = 3
+TEXT_TAGS = (270, 271, 272, 305, 306, 315, 33432)  # description, make, model, software, date, artist, copyright
+
+Bands = Iterator[np.ndarray]
+
+
+class Labels(NamedTuple):
+    """What a file says beside its pixels: colour profile, pixels per inch (x, y), TIFF's tags of text."""
+
+    icc: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    texts: dict[int, str] = {}  # noqa: RUF012
+
+
+def wanted(path: Path, image: Any, box: Box, *, compress: bool) -> bool:
+    """Whether a result of the size of `box` is written to `path` while it is made.
+
+    A zarr always is; a TIFF when it is large (STREAMED_FROM), deflated, or made of a picture that stays in its file.
+    Without the extra, a TIFF that is merely large is written whole.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".zarr" or (suffix in TIFF and (compress or isinstance(image, Windows))):
+        return True
+    return suffix in TIFF and box.pixels * _pixel_bytes(image) >= STREAMED_FROM and find_spec("tifffile") is not None
+
+
+def labels(picture: Picture | Windows) -> Labels:
+    """What is kept of a picture's file in a streamed one."""
+    if isinstance(picture, Windows):
+        return Labels(picture.icc, picture.dpi)
+    exif = picture.exif or {}
+    texts = {tag: exif[tag] for tag in TEXT_TAGS if isinstance(exif.get(tag), str) and exif[tag].isascii()}
+    return Labels(picture.icc, picture.dpi, texts)
+
+
+def _pixel_bytes(image: Any) -> int:
+    if isinstance(image, Image.Image):
+        return 2 if image.mode.startswith("I;16") else len(image.getbands())
+    channels = image.shape[2] if len(image.shape) == 3 else 1
+    return int(channels * image.dtype.itemsize)
+
+
+def write(work: Upscaling, path: Path, labels: Labels = Labels(), *, compress: bool = False, **options: Any) -> None:
+    """Write the result of `work` to a .tif, .tiff or .zarr; it appears whole under its name or not at all.
+
+    compress: TIFF tiles are deflated (zarr's chunks always are compressed). options: as in `Upscaling.parts`.
+
+    Raises ImageError when the file cannot be written, UsageError when the extra is missing, and what the rendering
+    raises.
+    """
+    extra("zarr" if path.suffix.lower() == ".zarr" else "tifffile", path)
+    row_bytes = work.size[1] * work.channels * work.dtype.itemsize
+    parts = work.parts(held=Held(row_bytes, BANDS * TILE), **options)
+    save: Callable[[Path, Bands, Sequence[int], Labels, bool], None]
+    save = _write_zarr if path.suffix.lower() == ".zarr" else _write_tiff
+    if path.is_dir() and not (path / "zarr.json").exists():
+        raise ImageError(f"{path}: expected a zarr folder to replace, got another folder; choose another name")
+    try:
+        with replacing(path) as temporary:
+            _meanwhile(bands(parts, work.size, TILE), lambda ready: save(temporary, ready, work.size, labels, compress))
+    except _Failed as failed:
+        error = failed.__cause__
+        raise ImageError(f"{path}: cannot be written: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def bands(parts: Iterable[tuple[Box, Tensor]], size: Sequence[int], rows: int) -> Bands:
+    """The result from top to bottom in arrays [rows, W, C], the last one of what is left.
+
+    parts: (place, values [C, h, w]) in any order; each pixel once. A band is held from its first part to its last, so
+    parts from top to bottom are held for as long as a row of them takes.
+    """
+    height, width = size
+    open_bands: dict[int, np.ndarray] = {}
+    missing: dict[int, int] = {}
+    following = 0
+    for place, values in parts:
+        pixels = values.permute(1, 2, 0).cpu().numpy()
+        for number in range(place.top // rows, (place.bottom - 1) // rows + 1):
+            top, bottom = number * rows, min(height, (number + 1) * rows)
+            if number not in open_bands:
+                open_bands[number] = np.empty((bottom - top, width, pixels.shape[2]), pixels.dtype)
+                missing[number] = (bottom - top) * width
+            first, last = max(place.top, top), min(place.bottom, bottom)
+            inside = pixels[first - place.top : last - place.top]
+            open_bands[number][first - top : last - top, place.left : place.right] = inside
+            missing[number] -= inside.shape[0] * inside.shape[1]
+        while missing.get(following) == 0:
+            yield open_bands.pop(following)
+            following += 1
+
+
+# -- a thread that writes -------------------------------------------------------------------------------------------
+
+
+class _Failed(Exception):
+    """The writer ended with the error that is this one's cause."""
+
+
+class _Abandoned(Exception):
+    """Nothing more will come."""
+
+
+def _meanwhile(made: Bands, save: Callable[[Bands], None]) -> None:
+    """Run save on what is made, in another thread, one band behind; its error is raised as the cause of _Failed."""
+    queue: Queue[np.ndarray | None | type[_Abandoned]] = Queue(maxsize=1)
+
+    def received() -> Bands:
+        while (item := queue.get()) is not None:
+            if not isinstance(item, np.ndarray):
+                raise item
+            yield item
+
+    with ThreadPoolExecutor(1, "writer") as pool:
+        writing = pool.submit(save, received())
+        try:
+            for band in made:
+                _hand_over(band, queue, writing)
+                if writing.done():
+                    break
+            _hand_over(None, queue, writing)
+        except BaseException:
+            _hand_over(_Abandoned, queue, writing)
+            raise
+    error = writing.exception()
+    if isinstance(error, LiifError):
+        raise error
+    if error is not None:
+        raise _Failed from error
+
+
+def _hand_over(item: Any, queue: Queue[Any], writing: Future[None]) -> None:
+    """Wait until the writer takes the item or has ended."""
+    while not writing.done():
+        try:
+            queue.put(item, timeout=0.1)
+            return
+        except Full:
+            continue
+
+
+# -- formats --------------------------------------------------------------------------------------------------------
+
+
+def _write_tiff(path: Path, ready: Bands, size: Sequence[int], labels: Labels, compress: bool) -> None:
+    import tifffile
+
+    first = next(ready)
+    channels = first.shape[2]
+    pixels = (*size, channels) if channels > 1 else tuple(size)
+    options: dict[str, Any] = {"photometric": "rgb" if channels > 2 else "minisblack"}
+    if channels in (2, 4):
+        options |= {"extrasamples": ["unassalpha"], "planarconfig": "contig"}
+    if compress:
+        options |= {"compression": "zlib", "predictor": first.dtype.kind == "u"}
+    if labels.dpi:
+        options |= {"resolution": labels.dpi, "resolutionunit": "inch"}
+    tags = [(code, "s", 0, text, True) for code, text in labels.texts.items()]
+    with tifffile.TiffWriter(path, bigtiff=first.itemsize * int(np.prod(pixels)) > CLASSIC) as file:
+        file.write(
+            _tiles(chain([first], ready)),
+            shape=pixels,
+            dtype=first.dtype,
+            tile=(TILE, TILE),
+            iccprofile=labels.icc,
+            extratags=tags,
+            software=False,
+            metadata=None,
+            # The default reads 256 MiB ahead.
+            buffersize=TILE * first.nbytes // first.shape[0],
+            **options,
+        )
+
+
+def _tiles(ready: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The tiles of each band from left to right, those at the edges filled up with zeros."""
+    for band in ready:
+        height, width, channels = band.shape
+        for left in range(0, width, TILE):
+            tile = band[:, left : left + TILE]
+            if tile.shape[:2] != (TILE, TILE):
+                tile = np.pad(tile, ((0, TILE - height), (0, TILE - tile.shape[1]), (0, 0)))
+            yield np.ascontiguousarray(tile if channels > 1 else tile[:, :, 0])
+
+
+def _write_zarr(path: Path, ready: Bands, size: Sequence[int], labels: Labels, compress: bool) -> None:
+    import zarr
+
+    top, array = 0, None
+    for band in ready:
+        channels = band.shape[2]
+        last = (channels,) if channels > 1 else ()
+        if array is None:
+            array = zarr.create_array(
+                str(path),
+                shape=(*size, *last),
+                chunks=(TILE, TILE, *last),
+                dtype=band.dtype,
+                zarr_format=3,
+                dimension_names=["y", "x", "c"][: 2 + len(last)],
+                attributes={} if labels.icc is None else {"icc_profile": labels.icc.hex()},
+            )
+        array[top : top + band.shape[0]] = band if channels > 1 else band[:, :, 0]
+        top += band.shape[0]
