@@ -69,26 +69,30 @@ class Converter:
         settings = self.settings
         if output.exists() and not settings.overwrite:
             raise ImageError(f"{output} exists already; pass --overwrite to replace it")
-        windowed = windows.opened(source)
-        picture = image.read(source, trusted=settings.force) if windowed is None else None
-        for text in picture.notes if picture else ():
-            note(text)
-        given = picture.image if picture else windowed
-        how: dict[str, Any] = {**settings.sizes, "model": self.model}
-        how["max_pixels"] = None if settings.force else tiling.MAX_PIXELS
+        # A picture that stays in its file, or one that is read whole.
+        found = windows.opened(source) or image.read(source, trusted=settings.force)
+        given: Any = found
+        if isinstance(found, image.Picture):
+            given = found.image
+            for text in found.notes:
+                note(text)
+        width, height = given.size
+        how: dict[str, Any] = {**settings.sizes, "max_pixels": None if settings.force else tiling.MAX_PIXELS}
         options: dict[str, Any] = {"tile": settings.tile, "memory": settings.memory, "precision": self.precision}
         options |= {"backend": self.backend if self.backend != render.MODEL else "auto", "progress": progress}
-        height, width = given.shape[-2:] if picture is None else given.size[::-1]
-        box = tiling.target((height, width), **settings.sizes, max_pixels=how["max_pixels"]).box
+        box = tiling.target((height, width), **how).box
         if streaming.wanted(output, given, box, compress=settings.compress):
-            work = Upscaling(given, **how)
-            labels = streaming.labels(picture or windowed)
+            labels = streaming.labels(found)
+            work = Upscaling(given, model=self.model, **how)
             # Pillow's pixels are not held beside those of the work.
-            del picture, given
+            del found, given
             streaming.write(work, output, labels, compress=settings.compress, **options)
             return box.width, box.height
-        if picture:
-            image.check_fits(output, picture.image.mode, (box.width, box.height))
-        result = upscale(given, **how, **options)
-        image.write(Image.fromarray(result) if picture is None else result, output, picture)
+        if isinstance(found, image.Picture):
+            image.check_fits(output, found.image.mode, (box.width, box.height))
+        result = upscale(given, model=self.model, **how, **options)
+        if isinstance(found, image.Picture):
+            image.write(result, output, found)
+        else:
+            image.write(Image.fromarray(result), output)
         return box.width, box.height

@@ -174,9 +174,7 @@ class _Job:
 
     # -- how large -----------------------------------------------------------------------------------------------
 
-    def tile_sides(
-        self, box: Box, tile: int | None, memory: int | str | None, held: Held = NOTHING
-    ) -> tuple[int, int]:
+    def tile_sides(self, box: Box, tile: int | None, memory: int | str | None, held: Held = NOTHING) -> tuple[int, int]:
         """Output rows and columns of a tile."""
         budget = self._budget(memory)
         height, width = self.inp.shape[-2:]

@@ -42,7 +42,10 @@ class Labels(NamedTuple):
 
     icc: bytes | None = None
     dpi: tuple[float, float] | None = None
-    texts: dict[int, str] = {}  # noqa: RUF012
+    texts: tuple[tuple[int, str], ...] = ()
+
+
+PLAIN = Labels()
 
 
 def wanted(path: Path, image: Any, box: Box, *, compress: bool) -> bool:
@@ -61,9 +64,9 @@ def labels(picture: Picture | Windows) -> Labels:
     """What is kept of a picture's file in a streamed one."""
     if isinstance(picture, Windows):
         return Labels(picture.icc, picture.dpi)
-    exif = picture.exif or {}
-    texts = {tag: exif[tag] for tag in TEXT_TAGS if isinstance(exif.get(tag), str) and exif[tag].isascii()}
-    return Labels(picture.icc, picture.dpi, texts)
+    exif: Any = picture.exif or {}
+    texts = ((tag, exif[tag]) for tag in TEXT_TAGS if isinstance(exif.get(tag), str) and exif[tag].isascii())
+    return Labels(picture.icc, picture.dpi, tuple(texts))
 
 
 def _pixel_bytes(image: Any) -> int:
@@ -73,7 +76,7 @@ def _pixel_bytes(image: Any) -> int:
     return int(channels * image.dtype.itemsize)
 
 
-def write(work: Upscaling, path: Path, labels: Labels = Labels(), *, compress: bool = False, **options: Any) -> None:
+def write(work: Upscaling, path: Path, labels: Labels = PLAIN, *, compress: bool = False, **options: Any) -> None:
     """Write the result of `work` to a .tif, .tiff or .zarr; it appears whole under its name or not at all.
 
     compress: TIFF tiles are deflated (zarr's chunks always are compressed). options: as in `Upscaling.parts`.
@@ -137,7 +140,7 @@ class _Abandoned(Exception):
 
 def _meanwhile(made: Bands, save: Callable[[Bands], None]) -> None:
     """Run save on what is made, in another thread, one band behind; its error is raised as the cause of _Failed."""
-    queue: Queue[np.ndarray | None | type[_Abandoned]] = Queue(maxsize=1)
+    queue: Queue[np.ndarray | type[_Abandoned] | None] = Queue(maxsize=1)
 
     def received() -> Bands:
         while (item := queue.get()) is not None:
@@ -189,7 +192,7 @@ def _write_tiff(path: Path, ready: Bands, size: Sequence[int], labels: Labels, c
         options |= {"compression": "zlib", "predictor": first.dtype.kind == "u"}
     if labels.dpi:
         options |= {"resolution": labels.dpi, "resolutionunit": "inch"}
-    tags = [(code, "s", 0, text, True) for code, text in labels.texts.items()]
+    tags = [(code, "s", 0, text, True) for code, text in labels.texts]
     with tifffile.TiffWriter(path, bigtiff=first.itemsize * int(np.prod(pixels)) > CLASSIC) as file:
         file.write(
             _tiles(chain([first], ready)),

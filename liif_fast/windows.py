@@ -24,6 +24,7 @@ class Windows:
     """A picture [1, C, H, W], uint8, uint16 or float32 in [0, 1], that is sliced like a tensor and read by slicing.
 
     array: anything sliced as NumPy is, [H, W] or [H, W, C]. repeat: how often a gray picture's channel is given.
+    size: (width, height), as Pillow has it.
     icc, dpi: what its file says of colour and of the size in print, None where it says nothing.
     """
 
@@ -36,6 +37,7 @@ class Windows:
         self.icc, self.dpi = icc, dpi
         height, width, channels = (*array.shape, 1)[:3]
         self.shape = (1, channels * repeat, height, width)
+        self.size = width, height
         self.dtype = getattr(torch, str(array.dtype))
 
     def dim(self) -> int:
@@ -135,9 +137,11 @@ def _dpi(page: Any) -> tuple[float, float] | None:
 
 
 def _pictured(shape: Sequence[int], dtype: Any) -> bool:
-    return (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))) and 0 not in shape and str(
-        np.dtype(dtype).newbyteorder("=")
-    ) in ("uint8", "uint16", "float32")
+    return (
+        (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3)))
+        and 0 not in shape
+        and str(np.dtype(dtype).newbyteorder("=")) in ("uint8", "uint16", "float32")
+    )
 
 
 def extra(name: str, path: Path) -> Any:

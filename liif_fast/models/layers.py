@@ -26,7 +26,7 @@ class MeanShift(nn.Conv2d):
     def __init__(self, rgb_range: float, sign: int) -> None:
         super().__init__(3, 3, kernel_size=1)
         with torch.no_grad():
-            # Not computed on the meta device, where torch.eye and products import torch's compiler: 160 MB, and seconds.
+            # On the meta device torch.eye and products would import torch's compiler: 160 MB, and seconds.
             self.weight.zero_().view(3, 3).fill_diagonal_(1)
             self.bias.copy_(sign * rgb_range * torch.tensor(DIV2K_MEAN, device="cpu"))  # type: ignore[union-attr]
         self.requires_grad_(False)
