@@ -83,6 +83,8 @@ class Converter:
         box = tiling.target((height, width), **how).box
         if streaming.wanted(output, given, box, compress=settings.compress):
             labels = streaming.labels(found)
+            if isinstance(found, image.Picture) and found.exif and {0x8769, 0x8825} & set(found.exif):
+                note("EXIF and GPS directories are not kept in a result that is written while it is made")
             work = Upscaling(given, model=self.model, **how)
             # Pillow's pixels are not held beside those of the work.
             del found, given
