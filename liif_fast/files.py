@@ -26,7 +26,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             # A folder takes the place of an empty one only, so the old one steps aside first.
             old = _beside(target)
             os.replace(target, old)
-            os.replace(temporary, target)
+            try:
+                os.replace(temporary, target)
+            except BaseException:
+                os.replace(old, target)
+                raise
             shutil.rmtree(old)
         else:
             os.replace(temporary, target)
