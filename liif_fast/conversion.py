@@ -18,7 +18,7 @@ class Settings(NamedTuple):
 
     sizes: keywords of `tiling.target`. model: a checkpoint's path, None for the default model. device: None for a GPU
     where there is one. force: inputs and results of any number of pixels. overwrite: existing results are replaced.
-    backend, precision, tile, memory: as in `upscale`.
+    backend, precision, tile, memory, wrap: as in `upscale`.
     """
 
     sizes: dict[str, Any]
@@ -28,6 +28,7 @@ class Settings(NamedTuple):
     device: str | None = None
     tile: int | None = None
     memory: int | None = None
+    wrap: str | None = None
     force: bool = False
     overwrite: bool = False
 
@@ -78,6 +79,7 @@ class Converter:
             picture.image,
             **settings.sizes,
             **limits,
+            wrap=settings.wrap,
             model=self.model,
             backend=self.backend if self.backend != render.MODEL else "auto",
             precision=self.precision,

@@ -90,7 +90,7 @@ def pieces(
     progress: Progress | None = None,
 ) -> Iterator[tuple[Box, Tensor]]:
     """The tiles of `render` one after another: (place in the whole output, [out_dim, height, width] float32)."""
-    job = _Job(model, inp, size, backend, precision)
+    job = Job(model, inp, size, backend, precision)
     box = Box(0, 0, *size) if box is None else box
     todo = tiles(box, *job.tile_sides(box, tile, memory))[::-1]
     done = 0
@@ -122,11 +122,11 @@ def settle(model: nn.Module, backend: str = "auto", precision: str = "auto") -> 
 
     Raises UsageError or BackendError for what is unknown or cannot run.
     """
-    job = _Job(model, torch.zeros(1, input_channels(model), 1, 1), (1, 1), backend, precision)
+    job = Job(model, torch.zeros(1, input_channels(model), 1, 1), (1, 1), backend, precision)
     return job.backend, job.precision
 
 
-class _Job:
+class Job:
     """One picture, one model, one output grid."""
 
     def __init__(self, model: nn.Module, inp: Tensor, size: tuple[int, int], backend: str, precision: str) -> None:

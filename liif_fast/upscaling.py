@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from liif_fast import checkpoint, tiling
+from liif_fast import checkpoint, periodic, tiling
 from liif_fast.box import Box
 from liif_fast.encoding import INTEGER_MAX as FULL
 from liif_fast.encoding import input_channels
@@ -31,6 +31,7 @@ def upscale(
     width: int | None = None,
     height: int | None = None,
     roi: Sequence[int] | None = None,
+    wrap: bool | str | None = None,
     model: nn.Module | str | os.PathLike[str] | None = None,
     backend: str = "auto",
     precision: str = "auto",
@@ -49,6 +50,9 @@ def upscale(
         width, or height, the other in proportion.
     roi: (x, y, width, height) in input pixels: only that part of the result, without making the rest. A size is then
         the size of that part.
+    wrap: the picture repeats along "x", "y" or both ("xy", True), as a texture does: its opposite edges see each
+        other, and results laid side by side have no seam. Sizes that share no factor with the picture's need a copy
+        of it three times as long. Not for encoders that see the whole picture (RCAN).
     model: a module (normalised by its `data_norm`, by the published 0.5 and 0.5 where it has none), the path of a
         checkpoint, or None for the model that comes with the package.
     backend, precision: as in `liif_fast.query`.
@@ -58,26 +62,19 @@ def upscale(
     Raises UsageError for arguments that make no sense, ImageError for a picture or region that does not fit,
     BackendError, CheckpointError, and LiifError when memory does not suffice.
     """
-    network = model if isinstance(model, nn.Module) else _load(None if model is None else os.fspath(model))
-    source = _source(image, network)
-    goal = tiling.target(
-        (source.shape[-2], source.shape[-1]),
-        scale,
-        size=size,
-        width=width,
-        height=height,
-        roi=roi,
-        max_pixels=max_pixels,
-    )
+    network = open_model(model)
+    source = open_picture(image, network)
+    shape = source.shape[-2], source.shape[-1]
+    goal = tiling.target(shape, scale, size=size, width=width, height=height, roi=roi, max_pixels=max_pixels)
     options: dict[str, Any] = {"backend": backend, "precision": precision, "tile": tile, "memory": memory}
-    direct = source.shape[1] == input_channels(network)
-    sink = _Sink(image, source, goal.box, alpha=not direct and source.shape[1] % 2 == 0)
-    with torch.no_grad():
-        if direct:
-            _draw(network, source, goal, sink, progress, options)
-        else:
-            _draw_apart(network, source, goal, sink, progress, options)
-    return sink.result()
+    footprint = shape[0] / goal.size[0], shape[1] / goal.size[1]
+    regular = _Regular(goal, shape, periodic.margins(network, wrap, footprint))
+    return paint(network, image, source, regular, progress, options)
+
+
+def open_model(model: nn.Module | str | os.PathLike[str] | None) -> nn.Module:
+    """The model itself, the one of a path (kept until another is asked for), or the one of the package."""
+    return model if isinstance(model, nn.Module) else _load(None if model is None else os.fspath(model))
 
 
 @lru_cache(maxsize=1)
@@ -95,7 +92,7 @@ def _kind(image: Any) -> str:
     raise UsageError(f"image: expected a Pillow picture, a NumPy array or a tensor, got {type(image).__name__}")
 
 
-def _source(image: Any, model: nn.Module) -> Tensor:
+def open_picture(image: Any, model: nn.Module) -> Tensor:
     """The picture as a tensor [1, C, H, W] of its own type, a view where that is possible; checked."""
     kind = _kind(image)
     if kind == "tensor":
@@ -126,7 +123,7 @@ def _unfit(image: Any, form: str, model: nn.Module) -> ImageError:
     allowed = "1 to 4" if channels == 3 else str(channels)
     return ImageError(
         f"image: expected {form} with C {allowed}, uint8, uint16 or floating, got {image.dtype} {list(image.shape)}; "
-        "call upscale once for each picture of a batch"
+        "call once for each picture of a batch"
     )
 
 
@@ -140,26 +137,84 @@ def _check_range(source: Tensor) -> None:
 # -- what is computed -----------------------------------------------------------------------------------------------
 
 
+class Goal(Protocol):
+    """Where a picture is asked for: the pixels of an output of `sides` (H, W)."""
+
+    sides: tuple[int, int]
+
+    def pieces(
+        self, model: nn.Module, source: Tensor, progress: Progress | None, **options: Any
+    ) -> Iterator[tuple[Box, Tensor]]:
+        """Parts one after another: (place in the output, [out_dim, height, width] float32 in [0, 1])."""
+        ...
+
+    def level(self, value: Tensor) -> Tensor:
+        """The output [1, H, W] of a picture that has this one value [1, 1, 1]."""
+        ...
+
+    def bounded(self, values: Tensor, alpha: Tensor, place: Box) -> Tensor:
+        """values [1, h, w] of a part, kept within the source's alpha [1, 1, H', W'] around each of its points."""
+        ...
+
+
+class _Regular:
+    """A regular output, or a box of it; with a margin, of a picture that repeats."""
+
+    def __init__(self, goal: Target, shape: tuple[int, int], margin: tuple[int, int]) -> None:
+        self.sides = goal.box.height, goal.box.width
+        self.margin, self.frame = periodic.frame(goal, shape, margin)
+
+    def pieces(
+        self, model: nn.Module, source: Tensor, progress: Progress | None, **options: Any
+    ) -> Iterator[tuple[Box, Tensor]]:
+        size, box = self.frame
+        for part, values in pieces(model, periodic.pad(source, self.margin), size, box, progress=progress, **options):
+            yield Box(part.top - box.top, part.left - box.left, part.height, part.width), values
+
+    def level(self, value: Tensor) -> Tensor:
+        return value.expand(1, *self.sides).clone()
+
+    def bounded(self, values: Tensor, alpha: Tensor, place: Box) -> Tensor:
+        size, box = self.frame
+        alpha = periodic.pad(alpha, self.margin)
+        rows = _owners(box.top + place.top, box.top + place.bottom, size[0], alpha.shape[-2])
+        cols = _owners(box.left + place.left, box.left + place.right, size[1], alpha.shape[-1])
+        return bounded(values, alpha, rows.unsqueeze(1), cols.unsqueeze(0))
+
+
+def paint(
+    model: nn.Module, image: Any, source: Tensor, goal: Goal, progress: Progress | None, options: dict[str, Any]
+) -> Any:
+    """What the goal asks for of the image, whose tensor is `source` (`open_picture`), as the same kind of object."""
+    direct = source.shape[1] == input_channels(model)
+    sink = _Sink(image, source, goal.sides, alpha=not direct and source.shape[1] % 2 == 0)
+    with torch.no_grad():
+        if direct:
+            _draw(model, source, goal, sink, progress, options)
+        else:
+            _draw_apart(model, source, goal, sink, progress, options)
+    return sink.result()
+
+
 def _draw(
     model: nn.Module,
     source: Tensor,
-    goal: Target,
+    goal: Goal,
     sink: _Sink,
     progress: Progress | None,
     options: dict[str, Any],
     change: Callable[[Tensor, Box], Tensor] | None = None,
     alpha: bool = False,
 ) -> None:
-    """The source through the model into the sink; change sees each tile (and its place in the whole) on the way."""
-    for part, values in pieces(model, source, goal.size, goal.box, progress=progress, **options):
-        place = Box(part.top - goal.box.top, part.left - goal.box.left, part.height, part.width)
-        sink.put(place, values if change is None else change(values, part), alpha)
+    """The source through the model into the sink; change sees each part (and its place) on the way."""
+    for place, values in goal.pieces(model, source, progress, **options):
+        sink.put(place, values if change is None else change(values, place), alpha)
 
 
 def _draw_apart(
     model: nn.Module,
     source: Tensor,
-    goal: Target,
+    goal: Goal,
     sink: _Sink,
     progress: Progress | None,
     options: dict[str, Any],
@@ -168,7 +223,8 @@ def _draw_apart(
     alpha = source[:, -1:] if sink.alpha else None
     colour = source if alpha is None else hide(source[:, :-1], alpha)
     flat = alpha is None or bool((alpha == alpha[0, 0, 0, 0]).all())
-    total = goal.box.pixels * (1 if flat else 2)
+    pixels = goal.sides[0] * goal.sides[1]
+    total = pixels * (1 if flat else 2)
 
     def report(done: int, base: int = 0) -> None:
         if progress is not None:
@@ -184,14 +240,13 @@ def _draw_apart(
         return
     if flat:
         level = alpha[0, :, :1, :1].float() / FULL.get(alpha.dtype, 1)
-        sink.put(Box(0, 0, *goal.box[2:]), level.expand(1, *goal.box[2:]).clone(), alpha=True)
+        sink.put(Box(0, 0, *goal.sides), goal.level(level), alpha=True)
         return
 
-    def keep(values: Tensor, part: Box) -> Tensor:
-        return bounded(_mean(values), alpha, part, goal.size)
+    def keep(values: Tensor, place: Box) -> Tensor:
+        return goal.bounded(_mean(values), alpha, place)
 
-    again = goal.box.pixels
-    _draw(model, _tripled(alpha), goal, sink, lambda done, _: report(done, again), options, keep, alpha=True)
+    _draw(model, _tripled(alpha), goal, sink, lambda done, _: report(done, pixels), options, keep, alpha=True)
 
 
 def _tripled(plane: Tensor) -> Tensor:
@@ -229,21 +284,18 @@ def _fill(total: Tensor, weight: Tensor) -> Tensor:
     return torch.where(weight > 0, mean, spread)
 
 
-def bounded(values: Tensor, alpha: Tensor, part: Box, size: tuple[int, int]) -> Tensor:
-    """values [1, h, w] of a tile kept between the least and the greatest alpha of the 3 x 3 input pixels around.
+def bounded(values: Tensor, alpha: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+    """values [1, h, w] kept between the least and the greatest alpha of the 3 x 3 input pixels around each.
 
-    What is wholly opaque or wholly clear stays exactly so.
+    rows, cols: those input pixels, int64, of shapes that broadcast to [h, w]. What is wholly opaque or wholly clear
+    stays exactly so.
     """
-    height, width = alpha.shape[-2:]
-    rows = _owners(part.top, part.bottom, size[0], height)
-    cols = _owners(part.left, part.right, size[1], width)
-    top, left = max(0, int(rows[0]) - 1), max(0, int(cols[0]) - 1)
-    near = alpha[:, :, top : int(rows[-1]) + 2, left : int(cols[-1]) + 2].float() / FULL.get(alpha.dtype, 1)
+    top, left = max(0, int(rows.min()) - 1), max(0, int(cols.min()) - 1)
+    near = alpha[:, :, top : int(rows.max()) + 2, left : int(cols.max()) + 2].float() / FULL.get(alpha.dtype, 1)
     high = F.max_pool2d(near, 3, stride=1, padding=1)[0]
     low = -F.max_pool2d(-near, 3, stride=1, padding=1)[0]
     rows, cols = (rows - top).to(alpha.device), (cols - left).to(alpha.device)
-    low, high = (bound.index_select(1, rows).index_select(2, cols) for bound in (low, high))
-    return torch.minimum(torch.maximum(values, low), high)
+    return torch.minimum(torch.maximum(values, low[:, rows, cols]), high[:, rows, cols])
 
 
 def _owners(start: int, stop: int, out: int, length: int) -> Tensor:
@@ -257,10 +309,10 @@ def _owners(start: int, stop: int, out: int, length: int) -> Tensor:
 class _Sink:
     """Collects tiles in the source's type, laid out as the kind of picture that came in wants it."""
 
-    def __init__(self, image: Any, source: Tensor, box: Box, alpha: bool) -> None:
+    def __init__(self, image: Any, source: Tensor, sides: tuple[int, int], alpha: bool) -> None:
         self.image, self.kind = image, _kind(image)
         self.dtype, self.device = source.dtype, source.device
-        self.box, self.alpha = box, alpha
+        self.sides, self.alpha = sides, alpha
         self.out: Tensor | None = None
 
     def put(self, place: Box, values: Tensor, alpha: bool = False) -> None:
@@ -272,8 +324,8 @@ class _Sink:
 
     def _empty(self, channels: int) -> Tensor:
         if self.kind == "tensor":
-            return torch.empty(channels, *self.box[2:], dtype=self.dtype, device=self.device)
-        return torch.empty(*self.box[2:], channels, dtype=self.dtype).permute(2, 0, 1)
+            return torch.empty(channels, *self.sides, dtype=self.dtype, device=self.device)
+        return torch.empty(*self.sides, channels, dtype=self.dtype).permute(2, 0, 1)
 
     def result(self) -> Any:
         assert self.out is not None
