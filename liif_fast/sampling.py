@@ -91,7 +91,7 @@ def _checked(grid: Tensor | np.ndarray) -> Tensor:
         raise UsageError(f"grid: expected floating [H, W, 2] or [1, H, W, 2], got {grid.dtype} {list(grid.shape)}")
     if isinstance(grid, np.ndarray):
         grid = torch.from_numpy(grid.astype(np.float64 if grid.dtype.itemsize > 4 else np.float32))
-    return grid.detach().reshape(sides)
+    return grid.detach().to(torch.promote_types(grid.dtype, torch.float32)).reshape(sides)
 
 
 class _Points:

@@ -142,6 +142,7 @@ def test_tiles_equal_the_whole_on_a_wild_grid() -> None:
     close(sample(MODEL, image, grid, tile=16), whole)
     close(sample(MODEL, image, grid, memory="1M"), whole)
     close(sample(MODEL, image, grid.double(), tile=16), whole, atol=1e-4)
+    close(sample(MODEL, image, grid.half()), sample(MODEL, image, grid.half().float()), atol=0)
     half = sample(MODEL, image, grid, tile=16, precision="bf16")
     assert 0 < (half - whole).abs().max() < 0.05
 
