@@ -18,7 +18,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/python examples/demo.py --out build/demo
 
 test: lint types
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 install: $(VENV)/.installed
 

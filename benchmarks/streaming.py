@@ -18,7 +18,7 @@ from PIL import Image
 from benchmarks.machine import describe
 from liif_fast import functional, load, streaming
 from liif_fast.box import Box
-from liif_fast.upscaling import Upscaling
+from liif_fast.upscaling import upscaling
 
 
 def arithmetic(model: Any, source: torch.Tensor, size: tuple[int, int]) -> None:
@@ -52,7 +52,7 @@ def main() -> None:
     with Image.open(args.picture) as opened:
         picture = np.asarray(opened.convert("RGB").resize(args.size))
     model: Any = load()
-    work = Upscaling(picture, args.scale, model=model)
+    work = upscaling(picture, args.scale, model=model)
     source = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None]
     times: dict[str, list[float]] = {"arithmetic": [], "tiff": [], "tiff deflated": [], "zarr": []}
     with tempfile.TemporaryDirectory() as folder:
@@ -63,7 +63,7 @@ def main() -> None:
                 def streamed(path: Path = path, compress: bool = "deflated" in name) -> None:
                     streaming.write(work, path, compress=compress, backend="cpu")
 
-                call = streamed if name != "arithmetic" else lambda: arithmetic(model, source, work.goal.size)
+                call = streamed if name != "arithmetic" else lambda: arithmetic(model, source, work.size)
                 found.append(seconds(call))
     base = statistics.median(times["arithmetic"])
     overhead = {name: round(statistics.median(found) / base - 1, 4) for name, found in times.items()}

@@ -17,6 +17,7 @@ _HOMES = {
     "load": "liif_fast.checkpoint",
     "save": "liif_fast.checkpoint",
     "upscale": "liif_fast.upscaling",
+    "sample": "liif_fast.sampling",
     "query": "liif_fast.functional",
     "make_coord": "liif_fast.geometry",
     "make_cell": "liif_fast.geometry",
@@ -34,6 +35,7 @@ __all__ = [
     "models",
     "query",
     "restore",
+    "sample",
     "save",
     "upscale",
 ]
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from liif_fast.functional import query
     from liif_fast.geometry import make_cell, make_coord
     from liif_fast.models import LIIF
+    from liif_fast.sampling import sample
     from liif_fast.upscaling import upscale
 
 

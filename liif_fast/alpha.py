@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liif_fast.box import Box
 from liif_fast.encoding import INTEGER_MAX as FULL
 
 
@@ -37,23 +36,20 @@ def _fill(total: Tensor, weight: Tensor) -> Tensor:
     return torch.where(weight > 0, mean, spread)
 
 
-def bounded(values: Tensor, alpha: Tensor, part: Box, size: tuple[int, int]) -> Tensor:
-    """values [1, h, w] of a tile kept between the least and the greatest alpha of the 3 x 3 input pixels around.
+def bounded(values: Tensor, alpha: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+    """values [1, h, w] kept between the least and the greatest alpha of the 3 x 3 input pixels around each.
 
-    What is wholly opaque or wholly clear stays exactly so.
+    rows, cols: those input pixels, int64, of shapes that broadcast to [h, w]. What is wholly opaque or wholly clear
+    stays exactly so.
     """
-    height, width = alpha.shape[-2:]
-    rows = _owners(part.top, part.bottom, size[0], height)
-    cols = _owners(part.left, part.right, size[1], width)
-    top, left = max(0, int(rows[0]) - 1), max(0, int(cols[0]) - 1)
-    near = alpha[:, :, top : int(rows[-1]) + 2, left : int(cols[-1]) + 2].float() / FULL.get(alpha.dtype, 1)
+    top, left = max(0, int(rows.min()) - 1), max(0, int(cols.min()) - 1)
+    near = alpha[:, :, top : int(rows.max()) + 2, left : int(cols.max()) + 2].float() / FULL.get(alpha.dtype, 1)
     high = F.max_pool2d(near, 3, stride=1, padding=1)[0]
     low = -F.max_pool2d(-near, 3, stride=1, padding=1)[0]
     rows, cols = (rows - top).to(alpha.device), (cols - left).to(alpha.device)
-    low, high = (bound.index_select(1, rows).index_select(2, cols) for bound in (low, high))
-    return torch.minimum(torch.maximum(values, low), high)
+    return torch.minimum(torch.maximum(values, low[:, rows, cols]), high[:, rows, cols])
 
 
-def _owners(start: int, stop: int, out: int, length: int) -> Tensor:
+def owners(start: int, stop: int, out: int, length: int) -> Tensor:
     """The input pixel in which each output pixel's centre lies."""
     return (2 * torch.arange(start, stop) + 1) * length // (2 * out)

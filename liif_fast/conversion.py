@@ -11,7 +11,7 @@ from PIL import Image
 
 from liif_fast import backends, checkpoint, image, render, streaming, tiling, windows
 from liif_fast.errors import ImageError, UsageError
-from liif_fast.upscaling import Upscaling, upscale
+from liif_fast.upscaling import upscale, upscaling
 
 
 class Settings(NamedTuple):
@@ -19,7 +19,7 @@ class Settings(NamedTuple):
 
     sizes: keywords of `tiling.target`. model: a checkpoint's path, None for the default model. device: None for a GPU
     where there is one. force: inputs and results of any number of pixels. overwrite: existing results are replaced.
-    compress: TIFF results in deflated tiles. backend, precision, tile, memory: as in `upscale`.
+    compress: TIFF results in deflated tiles. backend, precision, tile, memory, wrap: as in `upscale`.
     """
 
     sizes: dict[str, Any]
@@ -29,6 +29,7 @@ class Settings(NamedTuple):
     device: str | None = None
     tile: int | None = None
     memory: int | None = None
+    wrap: str | None = None
     force: bool = False
     overwrite: bool = False
     compress: bool = False
@@ -69,30 +70,31 @@ class Converter:
         settings = self.settings
         if output.exists() and not settings.overwrite:
             raise ImageError(f"{output} exists already; pass --overwrite to replace it")
-        # A picture that stays in its file, or one that is read whole.
-        found = windows.opened(source) or image.read(source, trusted=settings.force)
+        # A picture that stays in its file, or one that is read whole; one that repeats is.
+        found = (None if settings.wrap else windows.opened(source)) or image.read(source, trusted=settings.force)
         given: Any = found
         if isinstance(found, image.Picture):
             given = found.image
             for text in found.notes:
                 note(text)
         width, height = given.size
-        how: dict[str, Any] = {**settings.sizes, "max_pixels": None if settings.force else tiling.MAX_PIXELS}
+        limits: dict[str, Any] = {**settings.sizes, "max_pixels": None if settings.force else tiling.MAX_PIXELS}
         options: dict[str, Any] = {"tile": settings.tile, "memory": settings.memory, "precision": self.precision}
         options |= {"backend": self.backend if self.backend != render.MODEL else "auto", "progress": progress}
-        box = tiling.target((height, width), **how).box
+        box = tiling.target((height, width), **limits).box
+        how: dict[str, Any] = {**limits, "wrap": settings.wrap, "model": self.model}
         if streaming.wanted(output, given, box, compress=settings.compress):
             labels = streaming.labels(found)
             if isinstance(found, image.Picture) and found.exif and {0x8769, 0x8825} & set(found.exif):
                 note("EXIF and GPS directories are not kept in a result that is written while it is made")
-            work = Upscaling(given, model=self.model, **how)
+            work = upscaling(given, **how)
             # Pillow's pixels are not held beside those of the work.
             del found, given
             streaming.write(work, output, labels, compress=settings.compress, **options)
             return box.width, box.height
         if isinstance(found, image.Picture):
             image.check_fits(output, found.image.mode, (box.width, box.height))
-        result = upscale(given, model=self.model, **how, **options)
+        result = upscale(given, **how, **options)
         if isinstance(found, image.Picture):
             image.write(result, output, found)
         else:

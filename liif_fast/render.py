@@ -111,7 +111,7 @@ def pieces(
     counts the pixels of all.
     """
     pictures = tuple(inp) if isinstance(inp, Sequence) else (inp,)
-    jobs = [_Job(model, picture, size, backend, precision) for picture in pictures]
+    jobs = [Job(model, picture, size, backend, precision) for picture in pictures]
     box = Box(0, 0, *size) if box is None else box
     todo = tiles(box, *jobs[0].tile_sides(box, tile, memory, held))[::-1]
     done = 0
@@ -148,11 +148,11 @@ def settle(model: nn.Module, backend: str = "auto", precision: str = "auto") -> 
 
     Raises UsageError or BackendError for what is unknown or cannot run.
     """
-    job = _Job(model, torch.zeros(1, input_channels(model), 1, 1), (1, 1), backend, precision)
+    job = Job(model, torch.zeros(1, input_channels(model), 1, 1), (1, 1), backend, precision)
     return job.backend, job.precision
 
 
-class _Job:
+class Job:
     """One picture, one model, one output grid."""
 
     def __init__(self, model: nn.Module, inp: Pixels, size: tuple[int, int], backend: str, precision: str) -> None:

@@ -23,7 +23,7 @@ from liif_fast.errors import ImageError, LiifError
 from liif_fast.files import replacing
 from liif_fast.image import Picture
 from liif_fast.render import Held
-from liif_fast.upscaling import Upscaling
+from liif_fast.upscaling import Painting
 from liif_fast.windows import Windows, extra
 
 TIFF = (".tif", ".tiff")
@@ -76,10 +76,10 @@ def _pixel_bytes(image: Any) -> int:
     return int(channels * image.dtype.itemsize)
 
 
-def write(work: Upscaling, path: Path, labels: Labels = PLAIN, *, compress: bool = False, **options: Any) -> None:
+def write(work: Painting, path: Path, labels: Labels = PLAIN, *, compress: bool = False, **options: Any) -> None:
     """Write the result of `work` to a .tif, .tiff or .zarr; it appears whole under its name or not at all.
 
-    compress: TIFF tiles are deflated (zarr's chunks always are compressed). options: as in `Upscaling.parts`.
+    compress: TIFF tiles are deflated (zarr's chunks always are compressed). options: as in `Painting.parts`.
 
     Raises ImageError when the file cannot be written, UsageError when the extra is missing, and what the rendering
     raises.

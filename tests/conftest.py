@@ -12,6 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
+# Processes that test side by side share the cores, and so do the programs that they start.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
+    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
+
 # Without a GPU the Triton kernels run in Triton's interpreter, which must be asked for before they are imported.
 # On one, cuBLAS is deterministic only with a workspace of this size.
 if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""The demo of `make demo`, with a small model."""
+"""The examples, with a small model."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import liif_fast
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run_demo(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "examples" / "demo.py"), *(str(a) for a in arguments)]
+def run_example(*arguments: str | Path, name: str = "demo.py") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "examples" / name), *(str(a) for a in arguments)]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
@@ -38,7 +38,7 @@ def model(tmp_path: Path) -> Path:
 
 def test_demo_writes_both_results_and_a_comparison(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = run_demo("--model", model, "--out", out)
+    done = run_example("--model", model, "--out", out)
     assert done.returncode == 0, done.stderr
     assert "megapixels a second" in done.stdout
     assert "backend" in done.stdout
@@ -76,8 +76,38 @@ def shows(sheet: Image.Image, picture: Image.Image) -> bool:
 @pytest.mark.parametrize("name", ["missing.jpg", "text.jpg"])
 def test_demo_with_a_bad_picture_is_one_line(name: str, model: Path, tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("not a picture")
-    done = run_demo("--input", tmp_path / name, "--model", model, "--out", tmp_path / "out")
+    done = run_example("--input", tmp_path / name, "--model", model, "--out", tmp_path / "out")
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert name in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_grids_show_what_they_say(model: Path, tmp_path: Path) -> None:
+    """The middle and the corners of both views are the colours of the places that they look at."""
+    ramp = np.zeros((64, 128, 3), np.uint8)
+    ramp[..., 0] = np.linspace(0, 250, 128)
+    ramp[..., 1] = np.linspace(0, 250, 64)[:, None]
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    options = ("--input", tmp_path / "ramp.png", "--size", "60", "80", "--model", model, "--out", tmp_path)
+    done = run_example(*options, "--yaw", "90", "--pitch", "45", name="sample.py")
+    assert done.returncode == 0, done.stderr
+
+    def place(name: str, row: int, col: int) -> tuple[float, float]:
+        """(x, y) in [-1, 1] that a pixel shows, read from its colour."""
+        with Image.open(tmp_path / name) as picture:
+            red, green, _ = np.asarray(picture)[row, col] / 125.0 - 1
+        return float(red), float(green)
+
+    corners = {(0, 0): (-0.45, -0.75), (0, -1): (0.2, -0.95), (-1, -1): (0.55, 0.3), (-1, 0): (-0.6, 0.15)}
+    for pixel, corner in corners.items():
+        assert place("perspective.png", *pixel) == pytest.approx(corner, abs=0.05)
+    # 90 degrees to the right is x = 1/2, 45 degrees upwards y = -1/2; the middle column keeps its longitude.
+    assert place("camera.png", 30, 40) == pytest.approx((0.5, -0.5), abs=0.05)
+    up = 45 + np.degrees(np.arctan(60 / 80))
+    assert place("camera.png", 0, 40) == pytest.approx((0.5, -up / 90), abs=0.05)
+
+
+def test_sample_with_a_bad_picture_is_one_line(model: Path, tmp_path: Path) -> None:
+    done = run_example("--input", tmp_path / "missing.jpg", "--model", model, "--out", tmp_path / "o", name="sample.py")
+    assert (done.returncode, len(done.stderr.splitlines()), (tmp_path / "o").exists()) == (1, 1, False)

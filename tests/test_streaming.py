@@ -22,7 +22,7 @@ from liif_fast.box import Box
 from liif_fast.cli.upscale import _Bar
 from liif_fast.errors import ImageError, LiifError
 from liif_fast.render import Held
-from liif_fast.upscaling import Upscaling
+from liif_fast.upscaling import upscaling
 
 tifffile: Any = pytest.importorskip("tifffile")
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -68,7 +68,7 @@ def test_streamed_whole_and_tiled_are_the_same_to_the_bit(
     assert np.array_equal(liif_fast.upscale(source, 5.3, model=model, tile=16), whole)
     for compress in (False, True):
         path = tmp_path / f"{compress}{suffix}"
-        streaming.write(Upscaling(source, 5.3, model=model), path, compress=compress, tile=16)
+        streaming.write(upscaling(source, 5.3, model=model), path, compress=compress, tile=16)
         assert np.array_equal(stored(path), whole)
         assert stored(path).dtype == dtype
     assert len(list(tmp_path.iterdir())) == 2
@@ -103,7 +103,7 @@ def test_tiles_of_a_tiff_are_tiles_and_bigtiff_begins_where_it_must(
     source, model = noise(3, "uint8"), tiny_liif()
     for big in (False, True):
         monkeypatch.setattr(streaming, "CLASSIC", 1000 if big else 10**9)
-        streaming.write(Upscaling(source, 5.3, model=model), tmp_path / "x.tif", compress=big)
+        streaming.write(upscaling(source, 5.3, model=model), tmp_path / "x.tif", compress=big)
         with tifffile.TiffFile(tmp_path / "x.tif") as file:
             page = file.pages[0]
             assert file.is_bigtiff == big
@@ -132,7 +132,7 @@ def test_lack_of_memory_and_overflow_are_recovered_from(tmp_path: Path, monkeypa
         return projected
 
     monkeypatch.setattr(functional, "project", poor)
-    work = Upscaling(source, 5.3, model=model)
+    work = upscaling(source, 5.3, model=model)
     streaming.write(work, tmp_path / "x.tif", backend="torch", precision="fp16")
     assert 1 <= len(refused) <= 8
     assert len(overflowed) > 4
@@ -142,7 +142,7 @@ def test_lack_of_memory_and_overflow_are_recovered_from(tmp_path: Path, monkeypa
 def test_what_is_held_of_the_output_is_counted() -> None:
     """Lower and wider tiles, and no more memory in all, where the rows of the output are long."""
     inp = torch.zeros(1, 3, 2000, 2000, dtype=torch.uint8)
-    job = render._Job(tiny_liif(), inp, (16_000, 16_000), "auto", "auto")
+    job = render.Job(tiny_liif(), inp, (16_000, 16_000), "auto", "auto")
     box = Box(0, 0, 16_000, 16_000)
     alone = job.tile_sides(box, None, "64M")
     held = job.tile_sides(box, None, "64M", Held(16_000 * 3, 100))

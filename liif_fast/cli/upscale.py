@@ -54,6 +54,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="M",
         help="working memory beside the pictures and the model, such as 1.5G or 800M (default: 1G on a CPU)",
     )
+    parser.add_argument(
+        "--wrap",
+        nargs="?",
+        const="xy",
+        type=_checked(_wrap),
+        metavar="x|y|xy",
+        help="the picture repeats, as a texture does, along both axes or the one named: no seams between copies",
+    )
     parser.add_argument("--force", action="store_true", help="allow results, and inputs, of any number of pixels")
     parser.add_argument("--compress", action="store_true", help="deflate TIFF results (needs the extra `large`)")
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
@@ -132,7 +140,7 @@ def _converter(args: argparse.Namespace, sizes: dict[str, Any]) -> Converter:
 
     # Pillow logs what it then raises; a message of ours says it already.
     logging.getLogger("PIL").addHandler(logging.NullHandler())
-    names = ("model", "backend", "precision", "device", "tile", "memory", "force", "overwrite", "compress")
+    names = ("model", "backend", "precision", "device", "tile", "memory", "wrap", "force", "overwrite", "compress")
     return Converter(Settings(sizes, **{name: getattr(args, name) for name in names}))
 
 
@@ -243,3 +251,9 @@ def _roi(text: str) -> tuple[int, int, int, int]:
     if not found or int(found[3]) < 1 or int(found[4]) < 1:
         raise UsageError(f"expected x,y,w,h in whole input pixels, such as 100,50,320,240, got {text!r}")
     return int(found[1]), int(found[2]), int(found[3]), int(found[4])
+
+
+def _wrap(text: str) -> str:
+    if text not in ("x", "y", "xy"):
+        raise UsageError(f"expected x, y, xy or nothing, got {text!r}; name the pictures before --wrap")
+    return text

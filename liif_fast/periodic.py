@@ -1,0 +1,77 @@
+"""Pictures that repeat (textures, panoramas): a margin of the neighbouring periods, as wide as anything can see.
+
+A padded picture is rendered by the same tiles as any other. What is asked for keeps its place in its pixels, since the
+whole output grows by whole output pixels too, and what the encoder makes of the padding's own ends is never looked at.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from liif_fast.box import Box
+from liif_fast.encoding import encoder_of
+from liif_fast.errors import UsageError
+from liif_fast.tiling import Target
+
+NONE = (0, 0)
+REACH = 4  # input pixels that a query sees beside its own: neighbours, unfolding, rounding, and one more
+
+
+def axes(wrap: bool | str | None) -> tuple[bool, bool]:
+    """Whether the picture repeats along (y, x): of True or "xy" (both), "x", "y", or None or False (neither).
+
+    Raises UsageError for anything else.
+    """
+    named = "xy" if wrap is True else wrap or ""
+    if named not in ("", "x", "y", "xy", "yx"):
+        raise UsageError(f'wrap: expected True, "x", "y", "xy" or None, got {wrap!r}')
+    return "y" in named, "x" in named
+
+
+def margins(model: nn.Module, wrap: bool | str | None, footprint: tuple[float, float]) -> tuple[int, int]:
+    """Input pixels (y, x) that a repeating picture needs on each side; 0 along an axis that does not repeat.
+
+    footprint: the greatest side, in input pixels, of an output pixel. UsageError for an encoder without a known
+    `receptive_radius`: one that takes means over the whole picture (RCAN) sees the padding's ends from everywhere.
+    """
+    along = axes(wrap)
+    if not any(along):
+        return NONE
+    radius = getattr(encoder_of(model), "receptive_radius", None)
+    if radius is None:
+        raise UsageError(
+            f"wrap: expected an encoder with a known receptive_radius, got {type(encoder_of(model)).__name__}, which "
+            "may see the whole picture; use an EDSR or RDN model"
+        )
+    # Meta-SR looks half a footprint away from the query.
+    needed = (int(radius) + REACH + math.ceil(side / 2) for side in footprint)
+    down, across = (need if there else 0 for need, there in zip(needed, along, strict=True))
+    return down, across
+
+
+def pad(picture: Tensor, margin: tuple[int, int]) -> Tensor:
+    """picture [1, C, H, W] with margin (y, x) more pixels of its neighbouring periods on each side."""
+    for dim, width in zip((-2, -1), margin, strict=True):
+        if width:
+            length = picture.shape[dim]
+            index = torch.arange(-width, length + width, device=picture.device) % length
+            picture = picture.index_select(dim, index)
+    return picture
+
+
+def frame(goal: Target, shape: tuple[int, int], margin: tuple[int, int]) -> tuple[tuple[int, int], Target]:
+    """(margin, target) by which the goal of a picture of `shape` is rendered from the padded picture.
+
+    The margin is widened so that it makes a whole number of output pixels; at most to whole periods.
+    """
+    wider, steps = [], []
+    for width, length, out in zip(margin, shape, goal.size, strict=True):
+        unit = length // math.gcd(length, out)
+        wider.append(-(-width // unit) * unit)
+        steps.append(wider[-1] * out // length)
+    size = goal.size[0] + 2 * steps[0], goal.size[1] + 2 * steps[1]
+    box = Box(goal.box.top + steps[0], goal.box.left + steps[1], goal.box.height, goal.box.width)
+    return (wider[0], wider[1]), Target(size, box)
