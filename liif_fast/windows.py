@@ -17,7 +17,6 @@ from torch import Tensor
 from liif_fast.errors import ImageError, UsageError
 
 WINDOWED_FROM = 2**27  # bytes of pixels: smaller TIFF files are read whole, with all that their metadata say
-CACHE = 2**25  # bytes of decoded tiles that are kept, since neighbouring windows overlap
 
 
 class Windows:
@@ -121,11 +120,11 @@ def _tiff(path: Path) -> Windows | None:
         if size < WINDOWED_FROM or not plain or turned or not _pictured(page.shape, page.dtype):
             file.close()
             return None
-        array = zarr.open_array(page.aszarr(cachesize=CACHE), mode="r")
-        return Windows(array, icc=page.iccprofile, dpi=_dpi(page))
+        dpi = _dpi(page)
     # What is damaged or unknown is answered by the reader of whole pictures.
     except Exception:
         return None
+    return Windows(zarr.open_array(page.aszarr(), mode="r"), icc=page.iccprofile, dpi=dpi)
 
 
 def _dpi(page: Any) -> tuple[float, float] | None:

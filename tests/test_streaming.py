@@ -215,10 +215,17 @@ def test_a_zarr_is_written_replaced_and_read(desk: Path, capsys: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["x.tif", "x.zarr"])
-@pytest.mark.parametrize("place", ["writing", "rendering"])
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        ("writing", OSError(28, "No space left on device")),
+        ("rendering", OSError(28, "No space left on device")),
+        # Python interrupts the main thread, which is the one that renders.
+        ("rendering", KeyboardInterrupt()),
+    ],
+)
 def test_nothing_half_written_remains(
-    error: BaseException, place: str, name: str, desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    place: str, error: BaseException, name: str, desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     if name == "x.zarr":
         pytest.importorskip("zarr")
