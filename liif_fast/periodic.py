@@ -7,14 +7,16 @@ whole output grows by whole output pixels too, and what the encoder makes of the
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from liif_fast.box import Box
-from liif_fast.encoding import encoder_of
+from liif_fast.encoding import Pixels, encoder_of
 from liif_fast.errors import UsageError
 from liif_fast.tiling import Target
+from liif_fast.windows import Windows
 
 NONE = (0, 0)
 REACH = 4  # input pixels that a query sees beside its own: neighbours, unfolding, rounding, and one more
@@ -52,8 +54,15 @@ def margins(model: nn.Module, wrap: bool | str | None, footprint: tuple[float, f
     return down, across
 
 
-def pad(picture: Tensor, margin: tuple[int, int]) -> Tensor:
-    """picture [1, C, H, W] with margin (y, x) more pixels of its neighbouring periods on each side."""
+def pad(picture: Pixels, margin: tuple[int, int]) -> Any:
+    """picture [1, C, H, W] with margin (y, x) more pixels of its neighbouring periods on each side.
+
+    Raises UsageError for a picture that stays in its file, which has no margin.
+    """
+    if isinstance(picture, Windows):
+        if margin != NONE:
+            raise UsageError("wrap: expected a picture in memory, got one that stays in its file; read it whole")
+        return picture
     for dim, width in zip((-2, -1), margin, strict=True):
         if width:
             length = picture.shape[dim]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from liif_fast import functional, geometry, periodic
 from liif_fast.alpha import bounded
 from liif_fast.box import Box
-from liif_fast.encoding import input_channels
+from liif_fast.encoding import Pixels, input_channels
 from liif_fast.errors import UsageError
 from liif_fast.geometry import Window
 from liif_fast.render import MODEL, Job, Progress
@@ -118,7 +118,7 @@ class _Points:
     # -- as a goal -----------------------------------------------------------------------------------------------
 
     def pieces(
-        self, model: nn.Module, sources: Sequence[Tensor], progress: Progress | None, **options: Any
+        self, model: nn.Module, sources: Sequence[Pixels], progress: Progress | None, **options: Any
     ) -> Iterator[tuple[Box, Tensor]]:
         """Bands of the grid's rows."""
         tile, memory = options.pop("tile"), options.pop("memory")
@@ -224,7 +224,7 @@ class _Points:
 class _Job(Job):
     """The points of a grid, dealt to tiles of the picture; a `part` is a run of one tile's points."""
 
-    def __init__(self, model: nn.Module, inp: Tensor, points: _Points, backend: str, precision: str) -> None:
+    def __init__(self, model: nn.Module, inp: Pixels, points: _Points, backend: str, precision: str) -> None:
         super().__init__(model, inp, (inp.shape[-2], inp.shape[-1]), backend, precision)
         self.points = points
         self.todo: list[tuple[Box, Tensor]] = []
