@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 
 from liif_fast import backends, checkpoint, image, render, tiling
 from liif_fast.errors import ImageError, UsageError
@@ -17,7 +18,7 @@ class Settings(NamedTuple):
     """How the pictures of a run are made; plain values, so that another process can be handed them.
 
     sizes: keywords of `tiling.target`. model: a checkpoint's path, None for the default model. device: None for a GPU
-    where there is one. force: inputs and results of any number of pixels. overwrite: existing results are replaced.
+    where there is one. force: inputs and results of any number of pixels.
     backend, precision, tile, memory, wrap: as in `upscale`.
     """
 
@@ -30,7 +31,21 @@ class Settings(NamedTuple):
     memory: int | None = None
     wrap: str | None = None
     force: bool = False
-    overwrite: bool = False
+
+
+class Task(NamedTuple):
+    """A picture that has been read."""
+
+    output: Path
+    picture: image.Picture
+
+
+class Made(NamedTuple):
+    """A result that is yet to be written; like has the metadata to keep."""
+
+    output: Path
+    image: Image.Image
+    like: image.Picture
 
 
 class Converter:
@@ -59,33 +74,53 @@ class Converter:
         output: Path,
         note: Callable[[str], None] = lambda text: None,
         progress: render.Progress | None = None,
+        overwrite: bool = False,
     ) -> tuple[int, int]:
         """Upscale the picture in `source` into the file `output`; the result's (width, height).
 
         note: told, a sentence each, what was changed in reading. Raises ImageError or another LiifError; then nothing
         has been written.
         """
-        settings = self.settings
-        if output.exists() and not settings.overwrite:
-            raise ImageError(f"{output} exists already; pass --overwrite to replace it")
-        picture = image.read(source, trusted=settings.force)
-        for text in picture.notes:
+        task = self.read(source, output, overwrite)
+        for text in task.picture.notes:
             note(text)
-        limits: dict[str, Any] = {"max_pixels": None if settings.force else tiling.MAX_PIXELS}
+        return self.write(self.compute(task, progress))
+
+    def read(self, source: Path, output: Path, overwrite: bool = False) -> Task:
+        """The first stage: the picture in memory, and known to fit into the output.
+
+        The three stages may run in threads of their own, each on another picture.
+        """
+        if output.exists() and not overwrite:
+            raise ImageError(f"{output} exists already; pass --overwrite to replace it")
+        picture = image.read(source, trusted=self.settings.force)
         width, height = picture.image.size
-        box = tiling.target((height, width), **settings.sizes, **limits).box
+        box = tiling.target((height, width), **self.settings.sizes, **self._limits()).box
         image.check_fits(output, picture.image.mode, (box.width, box.height))
+        return Task(output, picture)
+
+    def compute(self, task: Task, progress: render.Progress | None = None) -> Made:
+        """The second stage: the larger picture, in memory."""
         result = upscale(
-            picture.image,
-            **settings.sizes,
-            **limits,
-            wrap=settings.wrap,
+            task.picture.image,
+            **self.settings.sizes,
+            **self._limits(),
+            wrap=self.settings.wrap,
             model=self.model,
             backend=self.backend if self.backend != render.MODEL else "auto",
             precision=self.precision,
-            tile=settings.tile,
-            memory=settings.memory,
+            tile=self.settings.tile,
+            memory=self.settings.memory,
             progress=progress,
         )
-        image.write(result, output, picture)
-        return box.width, box.height
+        # What is kept of the old file is little; its pixels are not held while the new one is written.
+        return Made(task.output, result, task.picture._replace(image=result))
+
+    def write(self, made: Made) -> tuple[int, int]:
+        """The last stage: the output file, whole; its (width, height)."""
+        image.write(made.image, made.output, made.like)
+        width, height = made.image.size
+        return width, height
+
+    def _limits(self) -> dict[str, Any]:
+        return {"max_pixels": None if self.settings.force else tiling.MAX_PIXELS}

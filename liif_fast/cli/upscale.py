@@ -139,7 +139,7 @@ def _converter(args: argparse.Namespace, sizes: dict[str, Any]) -> Converter:
 
     # Pillow logs what it then raises; a message of ours says it already.
     logging.getLogger("PIL").addHandler(logging.NullHandler())
-    names = ("model", "backend", "precision", "device", "tile", "memory", "wrap", "force", "overwrite")
+    names = ("model", "backend", "precision", "device", "tile", "memory", "wrap", "force")
     return Converter(Settings(sizes, **{name: getattr(args, name) for name in names}))
 
 
@@ -155,7 +155,7 @@ def _one(job: Job, convert: Converter, args: argparse.Namespace) -> str | None:
 
     try:
         with _Bar(job.source.name, args.quiet) as bar:
-            record["width"], record["height"] = convert(job.source, job.output, note, bar)
+            record["width"], record["height"] = convert(job.source, job.output, note, bar, args.overwrite)
     except LiifError as error:
         message = str(error) if str(error).startswith(f"{job.source}:") else f"{job.source}: {error}"
     # No single picture may end a batch; what is not the user's mistake is shown in full.
