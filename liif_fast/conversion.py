@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
-from liif_fast import backends, checkpoint, image, render, tiling
+from liif_fast import backends, checkpoint, files, image, render, tiling
 from liif_fast.errors import ImageError, UsageError
 from liif_fast.upscaling import upscale
 
@@ -31,6 +33,16 @@ class Settings(NamedTuple):
     memory: int | None = None
     wrap: str | None = None
     force: bool = False
+
+    def identity(self) -> str:
+        """A digest of all that a result depends on beside its source: the model by its content, not by its name."""
+        values = {name: value for name, value in self._asdict().items() if name not in _HOW_NOT_WHAT}
+        values["model"] = files.digest(self.model or checkpoint.DEFAULT_MODEL).sha256
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+# Settings that change how a picture is made, where, or whether, and not what it is.
+_HOW_NOT_WHAT = ("device", "tile", "memory", "force")
 
 
 class Task(NamedTuple):
