@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from liif_fast.batch.manifest import FOLDER as RECORD
 from liif_fast.errors import UsageError
 from liif_fast.image import FORMATS
 
@@ -32,8 +33,9 @@ def find(names: Sequence[str], recursive: bool = False, leave_out: Path | None =
     """The files that names stand for, in order, each once.
 
     A folder stands for the pictures in it, with recursive also for those in its whole tree; a name with `*`, `?` or
-    `[` for the files that match (`**` for any folders), unless there is a file of that very name. Hidden files and
-    folders are left out, so is the folder leave_out; links to folders inside of a tree are not followed.
+    `[` for the files that match (`**` for any folders), unless there is a file of that very name. In a tree, hidden
+    files and folders are left out, links to folders are not followed, and folders of results (leave_out, and those
+    with a record of what is done) are passed by.
 
     Raises UsageError for a pattern that nothing matches, a folder that cannot be read, and when all names are folders
     without a picture (among other names such a folder stands for itself, to be reported with the failures).
@@ -65,8 +67,7 @@ def _tree(root: Path, recursive: bool, leave_out: Path | None) -> Iterator[Found
 
     for folder, folders, files in os.walk(root, onerror=refuse):
         folders[:] = sorted(name for name in folders if _shown(name)) if recursive else []
-        if leave_out is not None:
-            folders[:] = [name for name in folders if not _same(Path(folder, name), leave_out)]
+        folders[:] = [name for name in folders if not _has_results(Path(folder, name), leave_out)]
         for name in sorted(files):
             if _shown(name) and _is_picture(name):
                 path = Path(folder, name)
@@ -80,8 +81,7 @@ def _matches(pattern: str, leave_out: Path | None) -> Iterator[Found]:
     wanted = _shown if re.search(r"\.\w+$", pattern) else _is_picture
     paths = sorted(Path(match) for match in glob.glob(pattern, recursive=True))
     chosen = [path for path in paths if path.is_file() and wanted(path.name)]
-    if leave_out is not None:
-        chosen = [path for path in chosen if not any(_same(above, leave_out) for above in _below(fixed, path))]
+    chosen = [path for path in chosen if not any(_has_results(above, leave_out) for above in _below(fixed, path))]
     if not chosen:
         raise UsageError(f"{pattern}: expected a picture's name or a pattern, got one that no picture matches")
     yield from (Found(path, path.relative_to(fixed), fixed) for path in chosen)
@@ -107,5 +107,6 @@ def _is_picture(name: str) -> bool:
     return Path(name).suffix.lower() in SUFFIXES
 
 
-def _same(one: Path, other: Path) -> bool:
-    return other.exists() and os.path.samefile(one, other)
+def _has_results(folder: Path, leave_out: Path | None) -> bool:
+    same = leave_out is not None and leave_out.exists() and folder.samefile(leave_out)
+    return same or (folder / RECORD).exists()

@@ -7,6 +7,7 @@ import glob
 import json
 import os
 import secrets
+from collections import Counter
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -46,6 +47,7 @@ class Manifest:
         self._own: Any = None
         self._read: dict[Path, int] = {}
         self._begun: set[str] = set()
+        self._attempts: Counter[str] = Counter()
         self._entries: dict[str, list[Entry]] = {}
 
     # -- what is done -----------------------------------------------------------------------------------------------
@@ -67,6 +69,11 @@ class Manifest:
     def known(self, item: Item) -> bool:
         """Whether the item's output was begun by a run that counts, so that it is no file of someone else's."""
         return self._name(item) in self._begun
+
+    def attempts(self, item: Item) -> int:
+        """How often this run has begun the item without an end."""
+        self._catch_up()
+        return self._attempts[self._name(item)]
 
     # -- what is being done -----------------------------------------------------------------------------------------
 
@@ -128,13 +135,15 @@ class Manifest:
                 whole = text[: text.rfind(b"\n") + 1]
                 self._read[path] = start + len(whole)
                 for line in whole.splitlines():
-                    self._take(line)
+                    self._take(line, path.name.startswith(f"{self.run}-"))
 
-    def _take(self, line: bytes) -> None:
+    def _take(self, line: bytes, ours: bool) -> None:
         name, entry = _parsed(line)
-        if name is not None:
-            self._begun.add(name)
-        if name is not None and entry is not None:
+        if name is None:
+            return
+        self._begun.add(name)
+        self._attempts[name] += ours * (1 if entry is None else -1)
+        if entry is not None:
             self._entries.setdefault(name, []).append(entry)
 
     def sweep(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -55,6 +56,8 @@ class Runner:
     manifest: the record of what is done, None for none. overwrite: existing outputs that it does not know are replaced.
     report: called with the outcome of each item, in order, also from another thread. watch: called with an item that
     is about to be computed; the context that it gives lasts as long, and gives a progress callback or None.
+
+    Several threads may use one: they read one picture at a time, and compute one at a time.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Runner:
     ) -> None:
         self.convert, self.report, self.manifest = convert, report, manifest
         self.overwrite, self.watch = overwrite, watch
+        self._reading, self._computing = threading.Lock(), threading.Lock()
 
     def run(self, items: Sequence[Item]) -> None:
         """Make them all.
@@ -94,7 +98,7 @@ class Runner:
 
     def _read(self, item: Item) -> _Work:
         work = _Work(Outcome(item, backend=self.convert.backend, precision=self.convert.precision))
-        with _stage(work):
+        with self._reading, _stage(work):
             overwrite = self.overwrite
             if self.manifest is not None:
                 entry = self.manifest.complete(item)
@@ -114,7 +118,7 @@ class Runner:
         return work
 
     def _compute(self, work: _Work) -> _Work:
-        with _stage(work):
+        with self._computing, _stage(work):
             if isinstance(work.stage, Task):
                 if self.manifest is not None:
                     self.manifest.begin(work.outcome.item)

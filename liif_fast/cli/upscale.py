@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import secrets
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from liif_fast import tiling
-from liif_fast.cli.upscale_arguments import checked, number, resolution, roi, shard, size, wrap
+from liif_fast.cli.upscale_arguments import address, checked, cores, number, resolution, roi, shard, size, wrap
 from liif_fast.errors import LiifError, UsageError
 
 if TYPE_CHECKING:
     from liif_fast.batch.plan import Item
-    from liif_fast.batch.runner import Runner
     from liif_fast.cli.reporting import Reporter
+    from liif_fast.conversion import Settings
 
 DEFAULT_SCALE = 4.0
 EPILOG = f"""\
@@ -79,6 +81,17 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
         metavar="I/N",
         help="only part I of N, each for a process or machine of its own; auto: the part that torchrun or srun gives",
     )
+    group.add_argument(
+        "--ray",
+        type=checked(address),
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="on Ray, an actor on each GPU or every 4 cores, of this machine or a cluster's (auto, HOST:PORT)",
+    )
+    group.add_argument(
+        "--ray-cores", type=number(cores, float), metavar="N", help="cores of an actor, such as 8 or 0.5"
+    )
 
 
 def _add_size(parser: argparse.ArgumentParser) -> None:
@@ -109,15 +122,16 @@ def run(args: argparse.Namespace) -> int:
         from liif_fast.cli import targets
 
         items, folder = targets.plan(names, args.output, _label(args, sizes), args.recursive)
-        if folder is None and (args.resume or args.shard):
-            raise UsageError("-o: expected a folder, where a record of what is done is kept, for --resume and --shard")
+        if folder is None and (args.resume or args.shard or args.ray is not None):
+            raise UsageError(
+                "-o: expected a folder, where a record of what is done is kept, for --resume, --shard and --ray"
+            )
         if args.shard is not None:
             items = _share(args, items)
-        runner = _runner(args, sizes, folder, report)
+        _make(args, _settings(args, sizes), items, folder, report)
     except LiifError as error:
         print(f"liif-fast upscale: {error}", file=sys.stderr)
         return 2
-    runner.run(items)
     return report.end()
 
 
@@ -154,20 +168,36 @@ def _share(args: argparse.Namespace, items: list[Item]) -> list[Item]:
     return mine
 
 
-def _runner(args: argparse.Namespace, sizes: dict[str, Any], folder: Path | None, report: Reporter) -> Runner:
-    """The model on its device and the record of what is done; LiifError when they cannot be had."""
-    from liif_fast.batch.manifest import Manifest
-    from liif_fast.batch.runner import Runner
-    from liif_fast.conversion import Converter, Settings
+def _settings(args: argparse.Namespace, sizes: dict[str, Any]) -> Settings:
+    from liif_fast.conversion import Settings
 
-    # Pillow logs what it then raises; a message of ours says it already.
-    logging.getLogger("PIL").addHandler(logging.NullHandler())
     names = ("model", "backend", "precision", "device", "tile", "memory", "wrap", "force")
     settings = Settings(sizes, **{name: getattr(args, name) for name in names})
     if args.shard is not None and args.device is None:
         settings = settings._replace(device=args.shard.device())
+    return settings
+
+
+def _make(
+    args: argparse.Namespace, settings: Settings, items: list[Item], folder: Path | None, report: Reporter
+) -> None:
+    """Everything, here or on Ray; LiifError when the model, its device or Ray cannot be had, before the first item."""
+    from liif_fast.batch.manifest import Manifest
+
+    # Pillow logs what it then raises; a message of ours says it already.
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    if args.ray is not None:
+        from liif_fast.batch import cluster
+
+        assert folder is not None
+        orders = cluster.Orders(settings, folder, secrets.token_hex(8), args.resume, args.overwrite, os.getcwd())
+        cluster.run(items, orders, report, args.ray, args.ray_cores)
+        return
+    from liif_fast.batch.runner import Runner
+    from liif_fast.conversion import Converter
+
     convert = Converter(settings)
     manifest = None if folder is None else Manifest(folder, settings.identity(), everything=args.resume)
     if manifest is not None and args.resume:
         manifest.sweep()
-    return Runner(convert, report, manifest, args.overwrite, report.watch)
+    Runner(convert, report, manifest, args.overwrite, report.watch).run(items)

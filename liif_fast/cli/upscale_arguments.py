@@ -73,11 +73,9 @@ def shard(text: str) -> Shard:
 
 
 def address(text: str) -> str:
-    """What ray.init takes; a path behind --ray was meant as a picture."""
-    if text not in ("auto", "local") and not re.fullmatch(r"(ray://)?[\w.\-]+:\d+", text):
-        raise UsageError(
-            f"expected auto, local, HOST:PORT or ray://HOST:PORT, got {text!r}; name the pictures before it"
-        )
+    """A cluster's address as ray.init takes it, or "" for none; a path behind --ray was meant as a picture."""
+    if text not in ("", "auto", "local") and not re.fullmatch(r"[\w.\-]+:\d+", text):
+        raise UsageError(f"expected auto, local or HOST:PORT, got {text!r}; name the pictures before --ray")
     return text
 
 
