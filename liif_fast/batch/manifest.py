@@ -7,6 +7,7 @@ import glob
 import json
 import os
 import secrets
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -45,6 +46,7 @@ class Manifest:
         self.run = secrets.token_hex(8) if run is None else run
         self._pattern = "*.jsonl" if everything else f"{self.run}-*.jsonl"
         self._own: Any = None
+        self._reading = threading.Lock()
         self._read: dict[Path, int] = {}
         self._begun: set[str] = set()
         self._attempts: Counter[str] = Counter()
@@ -126,6 +128,10 @@ class Manifest:
     # -- what others did --------------------------------------------------------------------------------------------
 
     def _catch_up(self) -> None:
+        with self._reading:
+            self._read_on()
+
+    def _read_on(self) -> None:
         for path in (self.folder / FOLDER).glob(self._pattern):
             start = self._read.get(path, 0)
             if path.stat().st_size > start:
