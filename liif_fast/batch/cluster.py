@@ -57,15 +57,19 @@ class Actor:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """row: number, source, output of an item. Returns its number and its outcome, pickled."""
+        return {"number": row["number"], "outcome": pickle.dumps(self.outcome(row))}
+
+    def outcome(self, row: dict[str, Any]) -> Outcome:
+        """What became of the item."""
         item = Item(Path(row["source"]), Path(row["output"]))
         error = self.error
         if not error and self.manifest.attempts(item) >= ATTEMPTS:
             error = f"its process was killed {ATTEMPTS} times; out of memory?"
         if error:
-            self._keep(Outcome(item, error=f"{item.source}: {error}"))
-        else:
-            self.runner.run([item])
-        return {"number": row["number"], "outcome": pickle.dumps(self.outcomes.last)}
+            return Outcome(item, error=f"{item.source}: {error}")
+        self.runner.run([item])
+        outcome: Outcome = self.outcomes.last
+        return outcome
 
     def _keep(self, outcome: Outcome) -> None:
         self.outcomes.last = outcome
@@ -93,7 +97,7 @@ def run(
         manifest.sweep()
     failed: dict[int, Outcome] = {}
     try:
-        with _connected(address) as ray:
+        with connected(address) as ray:
             for row in _dataset(ray, items, orders, cores).iter_rows() if items else ():
                 outcome = replace(pickle.loads(row["outcome"]), item=items[row["number"]])
                 if outcome.error is None:
@@ -156,7 +160,7 @@ def share_out(
 
 
 @contextmanager
-def _connected(address: str) -> Iterator[Any]:
+def connected(address: str) -> Iterator[Any]:
     """Ray, ready for work; what is started here is ended here."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)

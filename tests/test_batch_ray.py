@@ -1,0 +1,191 @@
+"""A plan on Ray: the same bytes; nothing lost, or made twice, when processes are killed. One cluster for all tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import lay_desk, names, photo, upscale
+
+from liif_fast.batch import cluster
+from liif_fast.batch.manifest import FOLDER
+from liif_fast.errors import UsageError
+
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'liif_fast[ray]'")
+
+pytestmark = pytest.mark.slow
+COUNT = 16
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A cluster of this process's own with two cores; what the command starts finds it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", "local")
+        with cluster.connected(""):
+            yield ray.get_runtime_context().gcs_address
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    lay_desk(tmp_path, monkeypatch)
+    Path("photos/sub").mkdir(parents=True)
+    for number in range(COUNT):
+        photo().crop((0, 0, 100 + number, 90)).save(f"photos/{'sub/' * (number % 2)}{number:02}.png")
+    return tmp_path
+
+
+def results() -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(Path("out").rglob("*.png"))}
+
+
+def lines(key: str) -> Counter[str]:
+    """How often the record has a line with this key for each output."""
+    found: Counter[str] = Counter()
+    for path in Path("out", FOLDER).glob("*.jsonl"):
+        for line in path.read_text().splitlines():
+            record = json.loads(line)
+            found[record["output"]] += key in record
+    return +found
+
+
+def wait(condition: Any, what: str) -> Any:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.01)
+    pytest.fail(f"waited in vain for {what}")
+
+
+def actors() -> list[int]:
+    """The processes of the cluster's actors that make pictures: children of its raylet, a child of this process."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and b"Actor" in (entry / "cmdline").read_bytes():
+                raylet = _parent(int(entry.name))
+                if _parent(raylet) == os.getpid():
+                    found.append(int(entry.name))
+        except (OSError, IndexError):
+            continue
+    return found
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_the_same_bytes_and_reports_as_without(address: str, desk: Path, capfd: Any) -> None:
+    for name in ("bad.png", "sub/0.png"):
+        Path("photos", name).write_text("text")
+    assert upscale("-r", "photos", "-o", "out", "-s", "1.5") == 1
+    plain, (out, err) = results(), capfd.readouterr()
+    assert len(plain) == COUNT
+    shutil.rmtree("out")
+    assert upscale("-r", "photos", "-o", "out", "-s", "1.5", "--ray", "--ray-cores", "0.5") == 1
+    assert results() == plain
+    ray_out, ray_err = capfd.readouterr()
+    assert sorted(line.partition(" (")[0] for line in ray_out.splitlines()) == sorted(
+        line.partition(" (")[0] for line in out.splitlines()
+    )
+    # The failures, in their order, and not a word of Ray's own.
+    assert ray_err == err
+    assert lines("begun") == lines("result")
+    assert upscale("-r", "photos", "-o", "out", "-s", "1.5", "--resume") == 1
+    assert capfd.readouterr().out.count("complete already") == COUNT
+
+
+def test_killed_and_resumed(address: str, desk: Path, capsys: Any) -> None:
+    """An actor is killed: the run goes on. Then the whole run is: --resume makes what is missing, and only that."""
+    size = ("-s", "3", "--tile", "16")
+    arguments = ["upscale", "-r", "photos", "-o", "out", *size, "--model", "model.safetensors"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    command = [sys.executable, "-m", "liif_fast", *arguments, "--ray", address, "--ray-cores", "0.5"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        wait(lambda: Path("out").exists() and results(), "a first result")
+        first = wait(actors, "an actor")
+        for pid in first:
+            os.kill(pid, signal.SIGKILL)
+        assert process.poll() is None
+        before = len(results())
+        assert before < COUNT
+        wait(lambda: len(results()) > before + 1, "results after the kill")
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
+    wait(lambda: not actors(), "the end of the actors")
+    finished = lines("result")
+    assert 0 < len(finished) < COUNT, "the run was through before it could be killed"
+    assert set(finished.values()) == {1}
+
+    assert upscale("-r", "photos", "-o", "out", *size, "--ray", "--ray-cores", "0.5", "--resume", "--json") == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    skipped = {str(Path(record["output"]).relative_to("out")) for record in records if record["skipped"]}
+    assert skipped == set(finished)
+    assert lines("result") == Counter(dict.fromkeys(lines("begun"), 1))
+    resumed = results()
+    assert len(resumed) == COUNT
+    assert not [name for name in names(Path("out")) + names(Path("out/sub")) if ".part" in name]
+    shutil.rmtree("out")
+    assert upscale("-r", "photos", "-o", "out", *size, "-q") == 0
+    assert results() == resumed
+
+
+@pytest.mark.parametrize(
+    ("machines", "cores", "gpus", "expected"),
+    [
+        ([{"CPU": 8}], None, True, ({"num_cpus": 4, "num_gpus": 0}, 2)),
+        ([{"CPU": 2}], None, True, ({"num_cpus": 2, "num_gpus": 0}, 1)),
+        ([{"CPU": 2}], 0.5, True, ({"num_cpus": 0.5, "num_gpus": 0}, 4)),
+        ([{"CPU": 6}, {"CPU": 7}, {"memory": 1}], None, True, ({"num_cpus": 4, "num_gpus": 0}, 2)),
+        ([{"CPU": 32, "GPU": 4}, {"CPU": 8}], None, True, ({"num_cpus": 1, "num_gpus": 1}, 4)),
+        ([{"CPU": 32, "GPU": 4}, {"CPU": 8}], 8, True, ({"num_cpus": 8, "num_gpus": 1}, 4)),
+        ([{"CPU": 32, "GPU": 4}, {"CPU": 8}], None, False, ({"num_cpus": 4, "num_gpus": 0}, 10)),
+    ],
+)
+def test_actors_for_a_cluster(machines: Any, cores: float | None, gpus: bool, expected: Any) -> None:
+    assert cluster.share_out(machines, cores, gpus) == expected
+
+
+def test_more_cores_than_any_machine_has() -> None:
+    with pytest.raises(UsageError, match="--ray-cores: expected at most the 8 cores of the largest machine, got 9"):
+        cluster.share_out([{"CPU": 8}, {"CPU": 4}], 9)
+
+
+def test_a_picture_that_ends_its_process_is_given_up(desk: Path) -> None:
+    from liif_fast.batch.manifest import Manifest
+    from liif_fast.batch.plan import Item
+    from liif_fast.conversion import Settings
+
+    settings = Settings({"scale": 1.0}, "model.safetensors")
+    orders = cluster.Orders(settings, Path("out"), "run", resume=False, overwrite=False, cwd=str(desk))
+    item = Item(Path("photos/00.png"), Path("out/00.png"))
+    Path("out").mkdir()
+    row = {"number": 7, "source": str(item.source), "output": str(item.output)}
+    for _ in range(cluster.ATTEMPTS):
+        Manifest(Path("out"), "any", "run").begin(item)
+    Manifest(Path("out"), "any", "other-run").begin(Item(Path("photos/02.png"), Path("out/02.png")))
+    outcome = cluster.Actor(orders).outcome(row)
+    assert outcome.error == "photos/00.png: its process was killed 3 times; out of memory?"
+    assert cluster.Actor(orders).outcome(row | {"source": "photos/02.png", "output": "out/02.png"}).error is None
+    absent = cluster.Actor(orders._replace(cwd="/not/here"))
+    assert "/not/here: expected on every machine" in str(absent.outcome(row).error)
+
+
+def test_without_ray_the_extra_is_named(desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert upscale("photos", "-o", "out", "--ray") == 2
+    err = capsys.readouterr().err
+    assert "--ray needs Ray: pip install 'liif_fast[ray]'" in err
+    assert err.count("\n") == 1
