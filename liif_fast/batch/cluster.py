@@ -6,9 +6,10 @@ import logging
 import math
 import os
 import pickle
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ CORES = 4  # processor cores of an actor without a GPU, where a machine has so m
 AT_ONCE = 3  # pictures in one actor: one is read, one computed, one written
 ATTEMPTS = 3  # an item during which the actor was killed so often is given up
 # Asked for before Ray is imported: no statistics sent, no warnings about GPUs that are not given to an actor.
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 OBJECTS = 100 * 2**20  # bytes of memory that a Ray of our own has for objects: pictures do not go through it
 
 
@@ -162,7 +163,7 @@ def share_out(
 @contextmanager
 def connected(address: str) -> Iterator[Any]:
     """Ray, ready for work; what is started here is ended here."""
-    for name, value in _QUIET.items():
+    for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
         import ray
@@ -186,7 +187,9 @@ def connected(address: str) -> Iterator[Any]:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     try:
-        yield ray
+        # Ray tells of killed processes on the standard output.
+        with redirect_stdout(sys.stderr):
+            yield ray
     finally:
         if own:
             ray.shutdown()

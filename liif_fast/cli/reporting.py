@@ -18,6 +18,8 @@ class Reporter:
         self.quiet, self.as_json = quiet, as_json
         self.failures: list[str] = []
         self.count = 0
+        # That of now: what libraries print later may be led elsewhere.
+        self.out = sys.stdout
 
     def watch(self, item: Item) -> Bar:
         """The progress of one picture."""
@@ -40,9 +42,9 @@ class Reporter:
         if outcome.defect:
             print(outcome.defect, end="", file=sys.stderr)
         if self.as_json:
-            print(json.dumps(_record(outcome)), flush=True)
+            print(json.dumps(_record(outcome)), file=self.out, flush=True)
         elif outcome.size is not None and not self.quiet:
-            print(_line(outcome), flush=True)
+            print(_line(outcome), file=self.out, flush=True)
 
     def end(self) -> int:
         """List what failed; the exit code."""
