@@ -34,6 +34,13 @@ class Settings(NamedTuple):
     wrap: str | None = None
     force: bool = False
 
+    def check(self) -> None:
+        """UsageError for a backend or a precision that there is not; whether they run here is another question."""
+        if self.backend not in ("auto", *backends.NAMES):
+            raise UsageError(f"--backend: expected one of auto, {', '.join(backends.NAMES)}, got {self.backend!r}")
+        if self.precision not in backends.PRECISIONS:
+            raise UsageError(f"--precision: expected one of {', '.join(backends.PRECISIONS)}, got {self.precision!r}")
+
     def identity(self) -> str:
         """A digest of all that a result depends on beside its source: the model by its content, not by its name."""
         values = {name: value for name, value in self._asdict().items() if name not in _HOW_NOT_WHAT}
@@ -69,13 +76,8 @@ class Converter:
     """
 
     def __init__(self, settings: Settings) -> None:
+        settings.check()
         self.settings = settings
-        if settings.backend not in ("auto", *backends.NAMES):
-            raise UsageError(f"--backend: expected one of auto, {', '.join(backends.NAMES)}, got {settings.backend!r}")
-        if settings.precision not in backends.PRECISIONS:
-            raise UsageError(
-                f"--precision: expected one of {', '.join(backends.PRECISIONS)}, got {settings.precision!r}"
-            )
         wanted = "cuda" if torch.cuda.is_available() and settings.backend != "cpu" else "cpu"
         self.model = checkpoint.load(settings.model, settings.device or wanted)
         self.backend, self.precision = render.settle(self.model, settings.backend, settings.precision)

@@ -92,25 +92,33 @@ def run(
     An item whose actor is killed goes to another, which goes by the record of what is done. Raises LiifError when Ray
     is missing or cannot be reached, and for a model that cannot be read.
     """
+    orders.settings.check()
     checkpoint.load(orders.settings.model, "cpu")
     manifest = Manifest(orders.folder, orders.settings.identity(), orders.run)
     if orders.resume:
         manifest.sweep()
-    failed: dict[int, Outcome] = {}
+    failed = dict(enumerate(items))
+    errors: dict[int, Outcome] = {}
+    lost = "Ray lost it"
     try:
         with connected(address) as ray:
-            for row in _dataset(ray, items, orders, cores).iter_rows() if items else ():
-                outcome = replace(pickle.loads(row["outcome"]), item=items[row["number"]])
-                if outcome.error is None:
-                    report(outcome)
-                else:
-                    failed[row["number"]] = outcome
+            try:
+                for row in _dataset(ray, items, orders, cores).iter_rows() if items else ():
+                    number = row["number"]
+                    outcome = replace(pickle.loads(row["outcome"]), item=items[number])
+                    if outcome.error is None:
+                        del failed[number]
+                        report(outcome)
+                    else:
+                        errors[number] = outcome
+            except ray.exceptions.RayError as error:
+                lost = f"Ray has ended with {type(error).__name__}"
     except KeyboardInterrupt:
-        # The actors were given no time to.
+        # The actors have had no time to clean up.
         manifest.sweep()
         raise
-    for number in sorted(failed):
-        report(failed[number])
+    for number, item in failed.items():
+        report(errors.get(number) or Outcome(item, error=f"{item.source}: {lost}; --resume goes on"))
 
 
 def _dataset(ray: Any, items: Sequence[Item], orders: Orders, cores: float | None) -> Any:

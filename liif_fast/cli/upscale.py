@@ -23,8 +23,8 @@ DEFAULT_SCALE = 4.0
 EPILOG = f"""\
 Without -o the result lies beside the input as NAME_x3.7.EXT. A file appears whole or not at all. An input is never
 overwritten, another existing file only with --overwrite. What is in a folder, or matches a pattern, goes to the same
-place below the folder OUT; OUT/.liif-fast records what is done, for --resume. Results of more than {tiling.MAX_PIXELS // 10**6} megapixels
-need --force.
+place below the folder OUT; OUT/.liif-fast records what is done, for --resume. Results of more than
+{tiling.MAX_PIXELS // 10**6} megapixels need --force.
 
 Exit codes: 0 all right, 1 some pictures failed (listed last), 2 wrong usage, 130 interrupted.
 """
