@@ -53,10 +53,11 @@ _HOW_NOT_WHAT = ("device", "tile", "memory", "force")
 
 
 class Task(NamedTuple):
-    """A picture that has been read."""
+    """A picture that has been read. output: the file to be written. notes: what was changed in reading."""
 
     output: Path
     picture: image.Picture
+    notes: tuple[str, ...] = ()
 
 
 class Made(NamedTuple):
@@ -96,7 +97,7 @@ class Converter:
         has been written.
         """
         task = self.read(source, output, overwrite)
-        for text in task.picture.notes:
+        for text in task.notes:
             note(text)
         return self.write(self.compute(task, progress))
 
@@ -111,7 +112,7 @@ class Converter:
         width, height = picture.image.size
         box = tiling.target((height, width), **self.settings.sizes, **self._limits()).box
         image.check_fits(output, picture.image.mode, (box.width, box.height))
-        return Task(output, picture)
+        return Task(output, picture, picture.notes)
 
     def compute(self, task: Task, progress: render.Progress | None = None) -> Made:
         """The second stage: the larger picture, in memory."""

@@ -163,7 +163,7 @@ def test_a_record_cut_anywhere_is_never_taken_for_more_than_it_says(cut: int, ju
         item.source.write_text(f"from {item.source.name}")
         whole.begin(item)
         item.output.write_text(f"made of {item.source.name}")
-        whole.finish(item, digest(item.source), (1, 2))
+        whole.finish(item, digest(item.source), item.output, (1, 2))
     (path,) = (folder / FOLDER).iterdir()
     lines = path.read_bytes()
     path.write_bytes(junk + lines[:cut])
@@ -205,7 +205,7 @@ def test_one_after_another_continues_as_others_go_on(desk: Path) -> None:
         item.output.write_text(item.source.name)
         assert mine.complete(item) is None
         assert mine.known(item)
-        other.finish(item, digest(item.source), (3, 4))
+        other.finish(item, digest(item.source), item.output, (3, 4))
         entry = mine.complete(item)
         assert entry is not None
         assert entry.size == (3, 4)
@@ -220,7 +220,7 @@ def test_leftovers_of_the_killed_are_removed_and_of_the_living_are_not(alive: bo
     for item in items[:2]:
         manifest.begin(item)
     items[0].output.write_text("whole")
-    manifest.finish(items[0], digest(items[0].source), (1, 1))
+    manifest.finish(items[0], digest(items[0].source), items[0].output, (1, 1))
     if not alive:
         manifest.close()
     for name in NAMES:

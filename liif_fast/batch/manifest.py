@@ -20,8 +20,9 @@ FOLDER = ".liif-fast"
 
 
 class Entry(NamedTuple):
-    """A result that was whole: the settings' identity, the source and the result as they were, (width, height)."""
+    """A result that was whole: its file, the settings' identity, source and result as they were, (width, height)."""
 
+    file: Path
     settings: str
     source: Digest
     result: Digest
@@ -56,26 +57,27 @@ class Manifest:
 
     def complete(self, item: Item) -> Entry | None:
         """The entry that says how the item's output was made, if that is what would be made again."""
-        if not item.output.exists():
-            return None
         self._catch_up()
-        entries = [entry for entry in self._entries.get(self._name(item), ()) if entry.settings == self.settings]
-        if not entries:
-            return None
-        try:
-            result, source = digest(item.output), digest(item.source)
-        except OSError:
-            return None
-        return next((entry for entry in entries if (entry.result, entry.source) == (result, source)), None)
+        for entry in self._entries.get(self._name(item.output), ()):
+            file = self.folder / entry.file
+            try:
+                if entry.settings == self.settings and (entry.result, entry.source) == (
+                    digest(file),
+                    digest(item.source),
+                ):
+                    return entry._replace(file=file)
+            except OSError:
+                continue
+        return None
 
     def known(self, item: Item) -> bool:
         """Whether the item's output was begun by a run that counts, so that it is no file of someone else's."""
-        return self._name(item) in self._begun
+        return self._name(item.output) in self._begun
 
     def attempts(self, item: Item) -> int:
         """How often this run has begun the item without an end."""
         self._catch_up()
-        return self._attempts[self._name(item)]
+        return self._attempts[self._name(item.output)]
 
     # -- what is being done -----------------------------------------------------------------------------------------
 
@@ -85,24 +87,25 @@ class Manifest:
             item.output.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise LiifError(f"{item.output.parent}: the folder cannot be made: {error.strerror}") from error
-        self._begun.add(self._name(item))
-        self._write({"output": self._name(item), "begun": True})
+        self._begun.add(self._name(item.output))
+        self._write({"output": self._name(item.output), "begun": True})
 
-    def finish(self, item: Item, source: Digest, size: tuple[int, int]) -> None:
-        """To be called when the output is whole. source: the item's source, before it was read."""
+    def finish(self, item: Item, source: Digest, file: Path, size: tuple[int, int]) -> None:
+        """To be called when the output, in `file`, is whole. source: the item's source, before it was read."""
         self._write(
             {
-                "output": self._name(item),
+                "output": self._name(item.output),
                 "input": str(item.source),
+                "file": self._name(file),
                 "settings": self.settings,
                 "source": source,
-                "result": digest(item.output),
+                "result": digest(file),
                 "size": size,
             }
         )
 
-    def _name(self, item: Item) -> str:
-        return item.output.relative_to(self.folder).as_posix()
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
 
     def _write(self, record: dict[str, Any]) -> None:
         place = self.folder / FOLDER
@@ -163,7 +166,8 @@ class Manifest:
                 begun[_lock(file)] |= _unfinished(file)
         for name in begun[True] - begun[False]:
             target = self.folder / name
-            for leftover in target.parent.glob(f".{glob.escape(target.stem)}.*.part{glob.escape(target.suffix)}"):
+            # As `files.replacing` names them.
+            for leftover in target.parent.glob(f".{glob.escape(target.stem)}.{'[0-9a-f]' * 16}.part.*"):
                 leftover.unlink(missing_ok=True)
 
 
@@ -178,7 +182,8 @@ def _parsed(line: bytes) -> tuple[str | None, Entry | None]:
         return None, None
     try:
         width, height = record["size"]
-        return name, Entry(record["settings"], Digest(*record["source"]), Digest(*record["result"]), (width, height))
+        source, result = Digest(*record["source"]), Digest(*record["result"])
+        return name, Entry(Path(record["file"]), record["settings"], source, result, (width, height))
     except (ValueError, KeyError, TypeError):
         return name, None
 

@@ -26,13 +26,15 @@ class Outcome:
     """What became of an item; plain values, so that another process can send it.
 
     error: one line, None when all is right. defect: a traceback, where the error is not the user's to mend.
-    size: (width, height) of the result. skipped: it was complete already. notes: what was changed in reading.
-    backend, precision: what it was made with. seconds: spent on it, in all stages.
+    output: the file, where it is not the item's. size: (width, height) of the result. skipped: it was complete
+    already. notes: what was changed in reading. backend, precision: what it was made with. seconds: spent on it, in
+    all stages.
     """
 
     item: Item
     error: str | None = None
     defect: str = ""
+    output: Path | None = None
     size: tuple[int, int] | None = None
     skipped: bool = False
     notes: tuple[str, ...] = ()
@@ -103,7 +105,7 @@ class Runner:
             if self.manifest is not None:
                 entry = self.manifest.complete(item)
                 if entry is not None:
-                    work.outcome.size, work.outcome.skipped = entry.size, True
+                    work.outcome.output, work.outcome.size, work.outcome.skipped = entry.file, entry.size, True
                     return work
                 overwrite = overwrite or self.manifest.known(item)
                 if item.output.exists() and not overwrite:
@@ -113,7 +115,7 @@ class Runner:
                     )
                 work.source = _digest(item.source)
             task = self.convert.read(item.source, item.output, overwrite)
-            work.outcome.notes = task.picture.notes
+            work.outcome.output, work.outcome.notes = task.output, task.notes
             work.stage = task
         return work
 
@@ -131,7 +133,7 @@ class Runner:
             if isinstance(work.stage, Made):
                 size = self.convert.write(work.stage)
                 if self.manifest is not None and work.source is not None:
-                    self.manifest.finish(work.outcome.item, work.source, size)
+                    self.manifest.finish(work.outcome.item, work.source, work.stage.output, size)
                 work.outcome.size = size
         # Let go of before the next one comes.
         work.stage = None

@@ -57,7 +57,7 @@ class Reporter:
 
 def _line(outcome: Outcome) -> str:
     assert outcome.size is not None
-    where = f"{outcome.item.source} -> {outcome.item.output}"
+    where = f"{outcome.item.source} -> {outcome.output or outcome.item.output}"
     if outcome.skipped:
         return f"{where} (complete already)"
     width, height = outcome.size
@@ -66,7 +66,7 @@ def _line(outcome: Outcome) -> str:
 
 
 def _record(outcome: Outcome) -> dict[str, Any]:
-    record: dict[str, Any] = {"input": str(outcome.item.source), "output": str(outcome.item.output)}
+    record: dict[str, Any] = {"input": str(outcome.item.source), "output": str(outcome.output or outcome.item.output)}
     if outcome.size is not None:
         record["width"], record["height"] = outcome.size
     if outcome.size is not None and not outcome.skipped:
