@@ -33,7 +33,8 @@ def address() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in cluster.QUIET.items():
             patch.setenv(name, value)
-        ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=cluster.OBJECTS)
+        quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+        ray.init("local", num_cpus=1, object_store_memory=cluster.OBJECTS, **quiet)
         yield ray.get_runtime_context().gcs_address
         ray.shutdown()
 
