@@ -7,8 +7,10 @@ import glob
 import json
 import os
 import secrets
+import shutil
 import threading
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -123,7 +125,7 @@ class Manifest:
             raise LiifError(f"{place}: the record of what is done cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
-        """Let go of this process's file."""
+        """Let go of this process's file, as its end does; what it has begun is then taken for given up."""
         if self._own is not None:
             self._own.close()
             self._own = None
@@ -131,8 +133,11 @@ class Manifest:
     # -- what others did --------------------------------------------------------------------------------------------
 
     def _catch_up(self) -> None:
-        with self._reading:
-            self._read_on()
+        try:
+            with self._reading:
+                self._read_on()
+        except OSError as error:
+            raise LiifError(f"{error.filename}: the record of what is done cannot be read: {error.strerror}") from error
 
     def _read_on(self) -> None:
         for path in (self.folder / FOLDER).glob(self._pattern):
@@ -162,13 +167,14 @@ class Manifest:
         """
         begun: dict[bool, set[str]] = {True: set(), False: set()}
         for path in (self.folder / FOLDER).glob("*.jsonl"):
-            with open(path, "rb") as file:
+            with suppress(OSError), open(path, "rb") as file:
                 begun[_lock(file)] |= _unfinished(file)
         for name in begun[True] - begun[False]:
             target = self.folder / name
             # As `files.replacing` names them.
             for leftover in target.parent.glob(f".{glob.escape(target.stem)}.{'[0-9a-f]' * 16}.part.*"):
-                leftover.unlink(missing_ok=True)
+                # A zarr is a folder.
+                shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
 
 
 def _parsed(line: bytes) -> tuple[str | None, Entry | None]:

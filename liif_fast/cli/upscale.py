@@ -201,4 +201,8 @@ def _make(
     manifest = None if folder is None else Manifest(folder, settings.identity(), everything=args.resume)
     if manifest is not None and args.resume:
         manifest.sweep()
-    Runner(convert, report, manifest, args.overwrite, report.watch).run(items)
+    try:
+        Runner(convert, report, manifest, args.overwrite, report.watch).run(items)
+    finally:
+        if manifest is not None:
+            manifest.close()
