@@ -173,8 +173,10 @@ class Manifest:
             target = self.folder / name
             # As `files.replacing` names them.
             for leftover in target.parent.glob(f".{glob.escape(target.stem)}.{'[0-9a-f]' * 16}.part.*"):
-                # A zarr is a folder.
-                shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+                if leftover.is_dir():  # a zarr
+                    shutil.rmtree(leftover, ignore_errors=True)
+                else:
+                    leftover.unlink(missing_ok=True)
 
 
 def _parsed(line: bytes) -> tuple[str | None, Entry | None]:
