@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
 
 from liif_fast import backends, checkpoint, files, image, render, tiling
 from liif_fast.errors import ImageError, UsageError
@@ -20,7 +19,8 @@ class Settings(NamedTuple):
     """How the pictures of a run are made; plain values, so that another process can be handed them.
 
     sizes: keywords of `tiling.target`. model: a checkpoint's path, None for the default model. device: None for a GPU
-    where there is one. force: inputs and results of any number of pixels.
+    where there is one. force: inputs and results of any number of pixels. strip_metadata: without colour profile, EXIF
+    data and resolution.
     backend, precision, tile, memory, wrap: as in `upscale`.
     """
 
@@ -33,6 +33,7 @@ class Settings(NamedTuple):
     memory: int | None = None
     wrap: str | None = None
     force: bool = False
+    strip_metadata: bool = False
 
     def check(self) -> None:
         """UsageError for a backend or a precision that there is not; whether they run here is another question."""
@@ -61,11 +62,10 @@ class Task(NamedTuple):
 
 
 class Made(NamedTuple):
-    """A result that is yet to be written; like has the metadata to keep."""
+    """A result that is yet to be written, with the metadata that is kept."""
 
     output: Path
-    image: Image.Image
-    like: image.Picture
+    picture: image.Picture
 
 
 class Converter:
@@ -93,8 +93,8 @@ class Converter:
     ) -> tuple[int, int]:
         """Upscale the picture in `source` into the file `output`; the result's (width, height).
 
-        note: told, a sentence each, what was changed in reading. Raises ImageError or another LiifError; then nothing
-        has been written.
+        note: told, a sentence each, what was changed in reading, and where the result went if not into `output`, whose
+        format cannot hold transparency. Raises ImageError or another LiifError; then nothing has been written.
         """
         task = self.read(source, output, overwrite)
         for text in task.notes:
@@ -109,10 +109,13 @@ class Converter:
         if output.exists() and not overwrite:
             raise ImageError(f"{output} exists already; pass --overwrite to replace it")
         picture = image.read(source, trusted=self.settings.force)
-        width, height = picture.image.size
+        fitting, notes = image.fitting(output, picture.mode), picture.notes
+        if fitting != output:
+            notes += (f"{output.name} could not keep the transparency; written to {fitting} instead",)
+        width, height = picture.size
         box = tiling.target((height, width), **self.settings.sizes, **self._limits()).box
-        image.check_fits(output, picture.image.mode, (box.width, box.height))
-        return Task(output, picture, picture.notes)
+        image.check_fits(fitting, picture.mode, (box.width, box.height))
+        return Task(fitting, picture, notes)
 
     def compute(self, task: Task, progress: render.Progress | None = None) -> Made:
         """The second stage: the larger picture, in memory."""
@@ -129,13 +132,13 @@ class Converter:
             progress=progress,
         )
         # What is kept of the old file is little; its pixels are not held while the new one is written.
-        return Made(task.output, result, task.picture._replace(image=result))
+        picture = task.picture._replace(image=result)
+        return Made(task.output, picture.stripped() if self.settings.strip_metadata else picture)
 
     def write(self, made: Made) -> tuple[int, int]:
         """The last stage: the output file, whole; its (width, height)."""
-        image.write(made.image, made.output, made.like)
-        width, height = made.image.size
-        return width, height
+        image.write(made.picture.image, made.output, made.picture)
+        return made.picture.size
 
     def _limits(self) -> dict[str, Any]:
         return {"max_pixels": None if self.settings.force else tiling.MAX_PIXELS}

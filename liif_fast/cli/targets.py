@@ -12,12 +12,15 @@ from liif_fast.errors import ImageError, UsageError
 from liif_fast.image import FORMATS, format_of
 
 
-def plan(inputs: Sequence[str], out: str | None, label: str, recursive: bool = False) -> tuple[list[Item], Path | None]:
+def plan(
+    inputs: Sequence[str], out: str | None, label: str, recursive: bool = False, suffix: str | None = None
+) -> tuple[list[Item], Path | None]:
     """An item for each picture of the inputs, in order, and OUT where it is a folder, which is made if it is missing.
 
     inputs, recursive: as in `liif_fast.batch.inputs.find`. out: a file (for one picture), a folder (existing, or
     ending in /, or for several pictures or a folder of them), or None for beside each input. What a folder holds goes
-    to the same place below OUT. label: what is put behind the name of the input, "x3.7".
+    to the same place below OUT. label: what is put behind the name of the input, "x3.7". suffix: of
+    the names that are made here, None for that of the input.
 
     Raises UsageError: nothing found, a suffix that cannot be written, no such folder, two results of one name, a
     result that would replace an input.
@@ -27,19 +30,24 @@ def plan(inputs: Sequence[str], out: str | None, label: str, recursive: bool = F
     _check_apart(found, target)
     folder = None
     if target is None:
-        items = [Item(one.path, one.path.with_name(default_name(one.path, label))) for one in found]
+        items = [Item(one.path, one.path.with_name(default_name(one.path, label, suffix))) for one in found]
     elif _is_folder(str(out), found):
         folder = _folder(target)
-        items = [Item(one.path, folder / one.relative.with_name(default_name(one.path, label))) for one in found]
+        items = [
+            Item(one.path, folder / one.relative.with_name(default_name(one.path, label, suffix))) for one in found
+        ]
+    elif suffix is not None and format_of(target) != format_of(f"x{suffix}"):
+        raise UsageError(f"--format: expected the format of {out}, got {suffix}; leave one of them out")
     else:
         items = [Item(found[0].path, _file(target))]
     _check_distinct(items)
     return items, folder
 
 
-def default_name(source: Path, label: str) -> str:
-    """`photo_x3.7.jpg` for `photo.jpg`; .png in place of a suffix that cannot be written."""
-    suffix = source.suffix if source.suffix.lower() in FORMATS else ".png"
+def default_name(source: Path, label: str, suffix: str | None = None) -> str:
+    """`photo_x3.7.jpg` for `photo.jpg`; .png in place of a suffix that cannot be written, or the suffix given."""
+    if suffix is None:
+        suffix = source.suffix if source.suffix.lower() in FORMATS else ".png"
     return f"{source.stem}_{label}{suffix}"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from liif_fast import tiling
-from liif_fast.cli.upscale_arguments import address, checked, cores, number, resolution, roi, shard, size, wrap
+from liif_fast.cli.upscale_arguments import address, checked, cores, number, resolution, roi, shard, size, suffix, wrap
 from liif_fast.errors import LiifError, UsageError
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 DEFAULT_SCALE = 4.0
 EPILOG = f"""\
-Without -o the result lies beside the input as NAME_x3.7.EXT. A file appears whole or not at all. An input is never
-overwritten, another existing file only with --overwrite. What is in a folder, or matches a pattern, goes to the same
+Without -o the result lies beside the input as NAME_x3.7.EXT. The name - stands for a picture on the standard input, or
+for the result on the standard output. A file appears whole or not at all. An input is never overwritten, another existing file only with --overwrite. What is in a folder, or matches a pattern, goes to the same
 place below the folder OUT; OUT/.liif-fast records what is done, for --resume. Results of more than
 {tiling.MAX_PIXELS // 10**6} megapixels need --force.
 
@@ -41,7 +41,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("inputs", nargs="*", metavar="IN", help="picture files, folders, patterns such as '**/*.jpg'")
     parser.add_argument("-i", "--input", nargs="+", action="extend", default=[], metavar="IN", help="more of them")
-    parser.add_argument("-o", "--output", metavar="OUT", help="a file, or a folder (existing, or ending in /)")
+    parser.add_argument("-o", "--output", metavar="OUT", help="a file, or a folder (existing, or ending in /), or -")
+    parser.add_argument(
+        "--format", type=checked(suffix), metavar="EXT", help="png, tif ... for results without a name of their own"
+    )
     parser.add_argument("-r", "--recursive", action="store_true", help="folders with all that is in them")
     _add_size(parser)
     _add_batch(parser)
@@ -67,6 +70,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--force", action="store_true", help="allow results, and inputs, of any number of pixels")
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
+    parser.add_argument(
+        "--strip-metadata", action="store_true", help="leave out colour profile, EXIF data and resolution"
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="only errors")
     parser.add_argument("--json", action="store_true", help="one JSON object a picture on the standard output")
     parser.set_defaults(run=run)
@@ -115,6 +121,10 @@ def run(args: argparse.Namespace) -> int:
     from liif_fast.cli.reporting import Reporter
 
     names = [*args.inputs, *args.input]
+    if "-" in (*names, args.output):
+        from liif_fast.cli import pipes
+
+        return pipes.run(names, args, run)
     report = Reporter(args.quiet, args.json)
     try:
         if not names:
@@ -122,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
         sizes = _sizes(args)
         from liif_fast.cli import targets
 
-        items, folder = targets.plan(names, args.output, _label(args, sizes), args.recursive)
+        items, folder = targets.plan(names, args.output, _label(args, sizes), args.recursive, args.format)
         if folder is None and (args.resume or args.shard or args.ray is not None):
             raise UsageError(
                 "-o: expected a folder, where a record of what is done is kept, for --resume, --shard and --ray"
@@ -172,7 +182,7 @@ def _share(args: argparse.Namespace, items: list[Item]) -> list[Item]:
 def _settings(args: argparse.Namespace, sizes: dict[str, Any]) -> Settings:
     from liif_fast.conversion import Settings
 
-    names = ("model", "backend", "precision", "device", "tile", "memory", "wrap", "force")
+    names = ("model", "backend", "precision", "device", "tile", "memory", "wrap", "force", "strip_metadata")
     settings = Settings(sizes, **{name: getattr(args, name) for name in names})
     if args.shard is not None and args.device is None:
         settings = settings._replace(device=args.shard.device())

@@ -38,6 +38,14 @@ def number(check: Callable[[Any], Any], kind: type[int] | type[float]) -> Callab
     return checked(parse)
 
 
+def suffix(text: str) -> str:
+    from liif_fast.image import format_of
+
+    found = f".{text.lower().removeprefix('.')}"
+    format_of(f"x{found}")
+    return found
+
+
 def size(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d{1,9})[xX](\d{1,9})", text.strip())
     if not found:
