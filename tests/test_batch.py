@@ -262,10 +262,10 @@ def staged(monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, float, float])
 
         def compute(self, task: Any, progress: Any = None) -> Any:
             stages.stage("compute", task.picture.name, seconds[1], 0)
-            return conversion.Made(task.output, task.picture, task.picture)
+            return conversion.Made(task.output, task.picture)
 
         def write(self, made: Any) -> tuple[int, int]:
-            stages.stage("write", made.image.name, seconds[2], -1)
+            stages.stage("write", made.picture.name, seconds[2], -1)
             return (1, 1)
 
     return stages, Converter()
@@ -306,7 +306,7 @@ def test_an_interrupt_finishes_what_is_being_written(desk: Path, monkeypatch: py
         computed.append(task.output.name)
         if len(computed) == 2:
             raise KeyboardInterrupt
-        return conversion.Made(task.output, task.picture.image, task.picture)
+        return conversion.Made(task.output, task.picture)
 
     monkeypatch.setattr(conversion.image, "write", slow)
     monkeypatch.setattr(conversion.Converter, "compute", stopped)

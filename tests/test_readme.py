@@ -24,6 +24,7 @@ ELSEWHERE = {
     "pip install .": "tests/test_install.py builds and installs the package",
     "pip install --no-build-isolation .": "tests/test_install.py builds and installs the package",
     ".venv/bin/pre-commit install": "test_hooks_are_valid",
+    "python tests/fuzz_images.py --seconds 600 --seed 1 --out build/fuzz": "tests/test_fuzz.py runs some seconds of it",
     "liif-fast train own-photos -o own": "test_a_model_of_ones_own, in a handful of steps",
     "liif-fast upscale photo.jpg -o mine.png -s 3 --model own/epoch-best.pth": "test_a_model_of_ones_own",
     "liif-fast upscale -r album -o by-ray/ -s 2 --ray": "tests/test_batch_ray.py",

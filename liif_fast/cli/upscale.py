@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 DEFAULT_SCALE = 4.0
 EPILOG = f"""\
 Without -o the result lies beside the input as NAME_x3.7.EXT. The name - stands for a picture on the standard input, or
-for the result on the standard output. A file appears whole or not at all. An input is never overwritten, another existing file only with --overwrite. What is in a folder, or matches a pattern, goes to the same
-place below the folder OUT; OUT/.liif-fast records what is done, for --resume. Results of more than
-{tiling.MAX_PIXELS // 10**6} megapixels need --force.
+for the result on the standard output. A file appears whole or not at all. An input is never overwritten, another
+existing file only with --overwrite. What is in a folder, or matches a pattern, goes to the same place below the folder
+OUT; OUT/.liif-fast records what is done, for --resume. Results of more than {tiling.MAX_PIXELS // 10**6} megapixels
+need --force.
 
 Exit codes: 0 all right, 1 some pictures failed (listed last), 2 wrong usage, 130 interrupted.
 """

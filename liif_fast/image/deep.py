@@ -75,8 +75,11 @@ def tiff(path: PathLike) -> Decoded:
 
 def _check(page: Any, size: int) -> None:
     """ImageError unless the page is a picture that is understood here, whole, and of the size that it states."""
-    check_size(page.imagewidth, page.imagelength)
-    check_size(page.tilewidth, page.tilelength)
+    sides = page.imagewidth, page.imagelength, page.tilewidth, page.tilelength
+    if not all(isinstance(value, int) for value in (*sides, page.samplesperpixel)):
+        raise ImageError("expected a picture, got a damaged file (several sizes)")
+    check_size(*sides[:2])
+    check_size(*sides[2:])
     if page.axes not in ("YX", "YXS", "SYX") or not math.prod(page.shape) > 0:
         raise ImageError(f"expected one plane picture, got {page.axes or 'nothing'} of {page.shape}")
     channels = page.samplesperpixel if page.axes != "YX" else 1

@@ -32,7 +32,7 @@ class Format(NamedTuple):
     needs: str = ""  # Pillow feature
 
 
-_JPEG = Format("JPEG", most=65_535, options=(("quality", 95), ("subsampling", 0)))
+_JPEG = Format("JPEG", most=65_500, options=(("quality", 95), ("subsampling", 0)))
 _TIFF = Format("TIFF", alpha=True, deep=True, floating=True)
 FORMATS = {
     ".png": Format("PNG", alpha=True, deep=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,13 +81,29 @@ def _reading(path: Path, trusted: bool) -> Iterator[None]:
 
 def _decoded(path: Path, start: bytes, caught: list[warnings.WarningMessage]) -> Picture:
     """The picture; what Pillow warned of is dropped where it is not Pillow that reads the file."""
-    try:
-        opened = Image.open(path)
-    except UnidentifiedImageError:
-        if not start.startswith(TIFF_STARTS):
-            raise
-        caught.clear()
-        return _picture(deep.tiff(path))
+    with _Bounded(path) as stream:
+        try:
+            opened = Image.open(stream)
+        except UnidentifiedImageError:
+            if not start.startswith(TIFF_STARTS):
+                raise
+            caught.clear()
+            return _picture(deep.tiff(path))
+        return _of_pillow(opened, path, start)
+
+
+class _Bounded(io.BufferedReader):
+    """A file of which no more is asked for than there is: for a damaged length Python would reserve as much memory."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(str(path)))
+        self.length = path.stat().st_size
+
+    def read(self, size: int | None = -1) -> bytes:
+        return super().read(-1 if size is None else min(size, self.length))
+
+
+def _of_pillow(opened: Image.Image, path: Path, start: bytes) -> Picture:
     with opened:
         # Pillow would hand the file to another program to draw it.
         if opened.format in ("EPS", "WMF"):

@@ -60,7 +60,7 @@ class _Stream(io.BufferedWriter):
 
 def _png(array: Pixels, options: dict[str, Any]) -> bytes:
     """A PNG of uint16 [H, W, C], with the metadata as Pillow writes it into a PNG of a single pixel."""
-    encoded: bytes = extra("imagecodecs", "a 16-bit PNG").png_encode(array)
+    encoded: bytes = extra("imagecodecs", "a 16-bit PNG").png_encode(np.ascontiguousarray(array))
     bare, tagged = io.BytesIO(), io.BytesIO()
     Image.new("L", (1, 1)).save(bare, "PNG")
     Image.new("L", (1, 1)).save(tagged, "PNG", **options)
