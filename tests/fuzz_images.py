@@ -58,7 +58,8 @@ def seeds() -> dict[str, bytes]:
     exif[ExifTags.Base.Orientation], exif[ExifTags.Base.Artist] = 6, "Somebody"
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.LensModel] = "A lens"
     exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] = "N"
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    profile[24:36] = bytes(12)  # when it was made: the cases must not change with the time
     found: dict[str, bytes] = {}
 
     def save(name: str, picture: Image.Image, form: str, **options: Any) -> None:
@@ -66,21 +67,21 @@ def seeds() -> dict[str, bytes]:
         picture.save(data, form, **options)
         found[name] = data.getvalue()
 
-    everything: dict[str, Any] = {"exif": exif.tobytes(), "icc_profile": profile, "dpi": (300, 300)}
+    everything: dict[str, Any] = {"exif": exif.tobytes(), "icc_profile": bytes(profile), "dpi": (300, 300)}
     save("rgb.png", rgb, "PNG", **everything)
     save("gray16.png", gray, "PNG", transparency=257 * 3)
     save("palette.png", rgb.quantize(9), "PNG", transparency=3)
     save("rgb.jpg", rgb, "JPEG", **everything)
     save("progressive.jpg", rgb, "JPEG", progressive=True, exif=exif.tobytes())
     save("cmyk.jpg", rgb.convert("CMYK"), "JPEG")
-    save("rgb.webp", rgb.convert("RGBA"), "WEBP", exif=exif.tobytes(), icc_profile=profile)
+    save("rgb.webp", rgb.convert("RGBA"), "WEBP", exif=exif.tobytes(), icc_profile=bytes(profile))
     save("lossless.webp", rgb, "WEBP", lossless=True)
     if features.check("avif"):
         save("rgb.avif", rgb, "AVIF", exif=exif.tobytes())
     save("animated.gif", rgb.quantize(9), "GIF", save_all=True, append_images=[rgb.quantize(5)])
     save("rgb.bmp", rgb, "BMP")
     save("gray.pgm", gray, "PPM")
-    save("rgb.tif", rgb, "TIFF", exif=exif, icc_profile=profile, dpi=(300, 300))
+    save("rgb.tif", rgb, "TIFF", exif=exif, icc_profile=bytes(profile), dpi=(300, 300))
     save("lzw.tif", rgb, "TIFF", compression="tiff_lzw")
     save("jpeg.tif", rgb, "TIFF", compression="jpeg")
     save("gray16.tif", gray, "TIFF", compression="tiff_adobe_deflate")
@@ -181,7 +182,8 @@ def check(path: Path) -> str:
     )
     assert all("\n" not in note for note in picture.notes), picture.notes
     suffix = ".tif" if picture.mode.endswith(";F") or picture.mode == "RGBA" else ".png"
-    for out in {suffix, ".tif"} | ({".jpg"} if picture.mode in ("L", "RGB") else set()):
+    jpeg = picture.mode in ("L", "RGB") and max(picture.size) <= image.FORMATS[".jpg"].most
+    for out in {suffix, ".tif"} | ({".jpg"} if jpeg else set()):
         target = path.with_name(f"written{out}")
         image.write(picture.image, target, picture)
         again = image.read(target)
