@@ -37,7 +37,9 @@ def names(shape: Shape, device: torch.device, published: Path | None = None) -> 
     if published is not None and (shape.peers or shape.backward):
         found.append("published")
     if shape.peers:
-        found += ["reference compiled", f"reference {precisions[1]} autocast", "torch fp32 compiled"]
+        found += ["reference compiled", "torch fp32 compiled"]
+        if device.type == "cuda":
+            found.append("reference fp16 autocast")
         if not shape.backward and device.type == "cpu" and _onnx_reason() is None:
             found.append("onnxruntime")
     return found
@@ -57,12 +59,13 @@ def _onnx_reason() -> str | None:
 def build(name: str, problem: Problem, published: Path | None = None) -> Call:
     """What a contender does: the answers [B, Q, out_dim], or with `backward` the gradients of map, weights, biases.
 
-    Without gradients the published arithmetic runs in chunks of 30,000 queries, as its demo does; every backend takes
-    all queries at once and projects the map itself.
+    Without gradients the published arithmetic runs in chunks of up to 30,000 queries, as its demo does, here of equal
+    size, so that compiling it once is enough; every backend takes all queries at once and projects the map itself.
     """
     feat, params = problem.feat, problem.params
     leaves, context = problem.leaves, torch.autocast(problem.device.type, enabled=False)
-    chunk = CHUNK
+    queries = problem.coord.shape[1]
+    chunk = -(-queries // -(-queries // CHUNK))
     ask: Ask
     if name == "onnxruntime":
         from benchmarks.onnx_peer import session
@@ -79,19 +82,18 @@ def build(name: str, problem: Problem, published: Path | None = None) -> Call:
     elif name.startswith("reference"):
         query = torch.compile(reference.query) if name.endswith("compiled") else reference.query
         if name.endswith("autocast"):
-            dtype = torch.bfloat16 if " bf16 " in name else torch.float16
-            context = torch.autocast(problem.device.type, dtype=dtype)
+            context = torch.autocast(problem.device.type, dtype=torch.float16)
 
         def ask(coord: Tensor, cell: Tensor) -> Tensor:
             return query(feat, coord, cell, params)
     else:
         backend, precision, *compiled = name.split()
-        chunk = problem.coord.shape[1]
+        chunk = queries
         whole = partial(functional.query, feat, params=params, backend=backend, precision=precision)
         ask = torch.compile(whole) if compiled else whole
 
     def forward() -> list[Tensor]:
-        starts = range(0, problem.coord.shape[1], chunk)
+        starts = range(0, queries, chunk)
         with torch.no_grad(), context:
             parts = [ask(problem.coord[:, q : q + chunk], problem.cell[:, q : q + chunk]) for q in starts]
         return [torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]]

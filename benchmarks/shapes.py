@@ -49,13 +49,13 @@ class Shape(NamedTuple):
 
 
 X4 = Shape("x4, 48 to 192", (48, 48), (192, 192), weights="trained", peers=True, memory=True)
-GRADIENTS = Shape("training, 2 x 48 x 48", (48, 48), None, batch=2, backward=True, peers=True, memory=True)
+GRADIENTS = Shape("training, 2 x 48 x 48", (48, 48), None, batch=2, backward=True, peers=True)
 SHORT = (
     X4,
     X4._replace(name="x4, no unit zero", weights="dense", peers=False, memory=False),
     Shape("x2, 96 to 192", (96, 96), (192, 192), weights="trained"),
     Shape("x8, 24 to 192", (24, 24), (192, 192), weights="trained"),
-    Shape("x30, 8 to 240", (8, 8), (240, 240), weights="trained"),
+    Shape("x30, 6 to 180", (6, 6), (180, 180), weights="trained"),
     GRADIENTS,
 )
 FULL = (
@@ -72,7 +72,7 @@ FULL = (
     Shape("without local_ensemble", (48, 48), (192, 192), local_ensemble=False),
     Shape("without feat_unfold", (48, 48), (192, 192), feat_unfold=False),
     Shape("without cell_decode", (48, 48), (192, 192), cell_decode=False),
-    Shape("training, 16 x 48 x 48", (48, 48), None, batch=16, backward=True),
+    Shape("training, 16 x 48 x 48", (48, 48), None, batch=16, backward=True, memory=True),
     Shape("training, narrow, four of 64", (48, 48), None, batch=4, hidden=(64,) * 4, backward=True),
     Shape("training, wide, four of 512", (48, 48), None, batch=4, hidden=(512,) * 4, backward=True),
     Shape("training without local_ensemble", (48, 48), None, batch=4, local_ensemble=False, backward=True),

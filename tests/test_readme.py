@@ -29,6 +29,8 @@ ELSEWHERE = {
     "liif-fast upscale photo.jpg -o mine.png -s 3 --model own/epoch-best.pth": "test_a_model_of_ones_own",
     "liif-fast upscale -r album -o by-ray/ -s 2 --ray": "tests/test_batch_ray.py",
     "python -m benchmarks.compile_report --quick": "tests/test_triton.py runs it",
+    "python -m benchmarks.report": "tests/test_benchmarks.py compares what it would write",
+    "python -m benchmarks.report --check": "tests/test_benchmarks.py runs it",
     "python -m benchmarks.gpu_report --out benchmarks/results/": "tests/test_triton.py runs it on tiny shapes",
 }
 
