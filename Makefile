@@ -36,7 +36,7 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 	$(if $(CXX_SOURCES),$(BIN)/clang-format -i $(CXX_SOURCES))
 
-# PUBLISHED: a checkout of the published repository, to run beside. bench-full takes an hour on two cores and writes the
+# PUBLISHED: a checkout of the published repository, to run beside. bench-full takes over an hour on two cores and writes the
 # results that README.md quotes; `python -m benchmarks.report` then brings README.md up to date.
 SUITE = $(BIN)/python -m pytest -q -p no:logging --disable-warnings --benchmark-columns=median,iqr,rounds \
   benchmarks/suite.py $(if $(PUBLISHED),--published $(PUBLISHED))

@@ -19,7 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--out", type=Path, default=Path("build/bench"), metavar="FOLDER", help="folder of the result")
     group.addoption("--published", type=Path, metavar="CHECKOUT", help="the published repository, to run too")
     group.addoption("--threads", type=int, help="threads of every contender (torch's choice)")
-    group.addoption("--seconds", type=float, help="for the rounds of one shape (12; full: 60)")
+    group.addoption("--seconds", type=float, help="for the rounds of one shape (12; full: 40)")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -21,12 +21,16 @@ def device() -> torch.device:
 
 
 def commit() -> str:
-    """The checkout's commit, with a mark when tracked files differ from it, or `unknown`."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    return _output(command) or "unknown"
+    """The checkout's commit, with a mark when tracked files other than results differ from it, or `unknown`."""
+    name = _output(["git", "describe", "--always", "--exclude=*"])
+    # A run of several commands writes results and README.md, which change nothing of what is measured.
+    mine = ["--", ":/", ":(top,exclude)benchmarks/results", ":(top,exclude)README.md"]
+    changed = _output(["git", "status", "--porcelain", "--untracked-files=no", *mine])
+    return f"{name}-dirty" if name and changed else name or "unknown"
 
 
 def _output(command: list[str]) -> str:
+    """What a command prints, nothing where it fails or is not there."""
     try:
         result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     except OSError:

@@ -58,7 +58,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def measured(shape: Shape, config: pytest.Config) -> Race:
     """The race of one shape, written to the result file: (seconds of each round, lines by contender)."""
     options = config.option
-    budget = options.seconds or (60.0 if options.set == "full" else 12.0)
+    budget = options.seconds or (40.0 if options.set == "full" else 12.0)
     problem = Problem(shape, device())
     errors, seconds, rates = race(problem, names(shape, device(), options.published), options.published, budget)
     found = rows(problem, errors, seconds, rates)
