@@ -7,12 +7,13 @@ CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*.hpp)
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help demo test install lint types format bench clean
+.PHONY: help demo test install lint types format bench bench-full clean
 
 help:
 	@echo "make demo    set up $(VENV), upscale a photograph, write build/demo/comparison.png"
 	@echo "make test    set up $(VENV), lint, check types, run the whole test suite"
-	@echo "make lint | types | format | bench | clean"
+	@echo "make bench   measure the decoder in some minutes; PUBLISHED=CHECKOUT: beside the published repository"
+	@echo "make lint | types | format | bench-full | clean"
 
 demo: $(VENV)/.installed
 	@$(BIN)/python examples/demo.py --out build/demo
@@ -35,8 +36,17 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 	$(if $(CXX_SOURCES),$(BIN)/clang-format -i $(CXX_SOURCES))
 
+# PUBLISHED: a checkout of the published repository, to run beside. bench-full takes over an hour on two cores and writes the
+# results that README.md quotes; `python -m benchmarks.report` then brings README.md up to date.
+SUITE = $(BIN)/python -m pytest -q -p no:logging --disable-warnings --benchmark-columns=median,iqr,rounds \
+  benchmarks/suite.py $(if $(PUBLISHED),--published $(PUBLISHED))
+
 bench: $(VENV)/.installed
-	$(BIN)/python -m benchmarks.decoder
+	$(SUITE)
+
+bench-full: $(VENV)/.installed
+	$(SUITE) --set full --out benchmarks/results
+	$(BIN)/python -m benchmarks.growth
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info liif_fast/_C*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks

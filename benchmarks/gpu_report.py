@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.decoder import CHUNK, FLOP_PER_PIXEL, WIDTHS
+from benchmarks.contenders import CHUNK
+from benchmarks.decoder import FLOP_PER_PIXEL
 from benchmarks.machine import describe
 from liif_fast import functional, reference
 from liif_fast.box import Box
@@ -31,6 +32,7 @@ from liif_fast.params import DecoderParams
 
 ROOT = Path(__file__).resolve().parents[1]
 CHANNELS = 64
+WIDTHS = (580, 256, 256, 256, 256, 3)
 TESTS = ("tests/test_triton.py", "tests/test_triton_backward.py")
 SANITIZED = "test_widths_depths_and_outputs or test_every_depth or test_any_layout or test_windows"
 

@@ -29,8 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.decoder import initial
 from benchmarks.machine import describe
+from benchmarks.problem import initial
 from benchmarks.published import load, on_cpu
 from liif_fast import reference
 from liif_fast.files import replacing

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
 
-from liif_fast import backends, checkpoint, image, render, streaming, tiling, windows
+from liif_fast import backends, checkpoint, files, image, render, streaming, tiling, windows
 from liif_fast.errors import ImageError, UsageError
 from liif_fast.upscaling import upscale, upscaling
 
@@ -18,8 +19,9 @@ class Settings(NamedTuple):
     """How the pictures of a run are made; plain values, so that another process can be handed them.
 
     sizes: keywords of `tiling.target`. model: a checkpoint's path, None for the default model. device: None for a GPU
-    where there is one. force: inputs and results of any number of pixels. overwrite: existing results are replaced.
-    compress: TIFF results in deflated tiles. backend, precision, tile, memory, wrap: as in `upscale`.
+    where there is one. force: inputs and results of any number of pixels. strip_metadata: without colour profile, EXIF
+    data and resolution. compress: TIFF results in deflated tiles.
+    backend, precision, tile, memory, wrap: as in `upscale`.
     """
 
     sizes: dict[str, Any]
@@ -31,8 +33,46 @@ class Settings(NamedTuple):
     memory: int | None = None
     wrap: str | None = None
     force: bool = False
-    overwrite: bool = False
+    strip_metadata: bool = False
     compress: bool = False
+
+    def check(self) -> None:
+        """UsageError for a backend or a precision that there is not; whether they run here is another question."""
+        if self.backend not in ("auto", *backends.NAMES):
+            raise UsageError(f"--backend: expected one of auto, {', '.join(backends.NAMES)}, got {self.backend!r}")
+        if self.precision not in backends.PRECISIONS:
+            raise UsageError(f"--precision: expected one of {', '.join(backends.PRECISIONS)}, got {self.precision!r}")
+
+    def identity(self) -> str:
+        """A digest of all that a result depends on beside its source: the model by its content, not by its name."""
+        values = {name: value for name, value in self._asdict().items() if name not in _HOW_NOT_WHAT}
+        values["model"] = files.digest(self.model or checkpoint.DEFAULT_MODEL).sha256
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+# Settings that change how a picture is made, where, or whether, and not what it is.
+_HOW_NOT_WHAT = ("device", "tile", "memory", "force")
+
+
+class Task(NamedTuple):
+    """A picture that has been read, or one that stays in its file.
+
+    output: the file to be written. notes: what was changed in reading, and what the output cannot keep. streamed: the
+    output is written while it is made.
+    """
+
+    output: Path
+    picture: image.Picture | windows.Windows
+    notes: tuple[str, ...] = ()
+    streamed: bool = False
+
+
+class Made(NamedTuple):
+    """A result and its (width, height). picture: its pixels and what is kept of its source, None if it is written."""
+
+    output: Path
+    size: tuple[int, int]
+    picture: image.Picture | None = None
 
 
 class Converter:
@@ -44,13 +84,8 @@ class Converter:
     """
 
     def __init__(self, settings: Settings) -> None:
+        settings.check()
         self.settings = settings
-        if settings.backend not in ("auto", *backends.NAMES):
-            raise UsageError(f"--backend: expected one of auto, {', '.join(backends.NAMES)}, got {settings.backend!r}")
-        if settings.precision not in backends.PRECISIONS:
-            raise UsageError(
-                f"--precision: expected one of {', '.join(backends.PRECISIONS)}, got {settings.precision!r}"
-            )
         wanted = "cuda" if torch.cuda.is_available() and settings.backend != "cpu" else "cpu"
         self.model = checkpoint.load(settings.model, settings.device or wanted)
         self.backend, self.precision = render.settle(self.model, settings.backend, settings.precision)
@@ -61,42 +96,66 @@ class Converter:
         output: Path,
         note: Callable[[str], None] = lambda text: None,
         progress: render.Progress | None = None,
+        overwrite: bool = False,
     ) -> tuple[int, int]:
         """Upscale the picture in `source` into the file `output`; the result's (width, height).
 
-        note: told, a sentence each, what was changed in reading. Raises ImageError or another LiifError; then nothing
-        has been written.
+        note: told, a sentence each, what was changed in reading, and where the result went if not into `output`, whose
+        format cannot hold transparency. Raises ImageError or another LiifError; then nothing has been written.
         """
-        settings = self.settings
-        if output.exists() and not settings.overwrite:
+        task = self.read(source, output, overwrite)
+        for text in task.notes:
+            note(text)
+        return self.write(self.compute(task, progress))
+
+    def read(self, source: Path, output: Path, overwrite: bool = False) -> Task:
+        """The first stage: the picture in memory, and known to fit into the output.
+
+        The three stages may run in threads of their own, each on another picture.
+        """
+        if output.exists() and not overwrite:
             raise ImageError(f"{output} exists already; pass --overwrite to replace it")
         # A picture that stays in its file, or one that is read whole; one that repeats is.
-        found = (None if settings.wrap else windows.opened(source)) or image.read(source, trusted=settings.force)
-        given: Any = found
-        if isinstance(found, image.Picture):
-            given = found.image
-            for text in found.notes:
-                note(text)
-        width, height = given.size
-        limits: dict[str, Any] = {**settings.sizes, "max_pixels": None if settings.force else tiling.MAX_PIXELS}
-        options: dict[str, Any] = {"tile": settings.tile, "memory": settings.memory, "precision": self.precision}
-        options |= {"backend": self.backend if self.backend != render.MODEL else "auto", "progress": progress}
-        box = tiling.target((height, width), **limits).box
-        how: dict[str, Any] = {**limits, "wrap": settings.wrap, "model": self.model}
-        if streaming.wanted(output, given, box, compress=settings.compress):
-            labels = streaming.labels(found)
-            if isinstance(found, image.Picture) and found.exif and {0x8769, 0x8825} & set(found.exif):
-                note("EXIF and GPS directories are not kept in a result that is written while it is made")
-            work = upscaling(given, **how)
-            # Pillow's pixels are not held beside those of the work.
-            del found, given
-            streaming.write(work, output, labels, compress=settings.compress, **options)
-            return box.width, box.height
-        if isinstance(found, image.Picture):
-            image.check_fits(output, found.image.mode, (box.width, box.height))
-        result = upscale(given, **how, **options)
-        if isinstance(found, image.Picture):
-            image.write(result, output, found)
-        else:
-            image.write(Image.fromarray(result), output)
-        return box.width, box.height
+        found = None if self.settings.wrap else windows.opened(source)
+        picture = image.read(source, trusted=self.settings.force) if found is None else found
+        if self.settings.strip_metadata:
+            picture = picture.stripped()
+        fitting, notes = image.fitting(output, picture.mode), picture.notes
+        if fitting != output:
+            notes += (f"{output.name} could not keep the transparency; written to {fitting} instead",)
+        width, height = picture.size
+        box = tiling.target((height, width), **self._sizes()).box
+        image.check_fits(fitting, picture.mode, (box.width, box.height))
+        streamed = streaming.wanted(fitting, picture, box, compress=self.settings.compress)
+        return Task(fitting, picture, notes + (streaming.lost(picture) if streamed else ()), streamed)
+
+    def compute(self, task: Task, progress: render.Progress | None = None) -> Made:
+        """The second stage: the larger picture, in memory; or in its file, where that is written meanwhile."""
+        settings, picture = self.settings, task.picture
+        options: dict[str, Any] = {
+            "backend": self.backend if self.backend != render.MODEL else "auto",
+            "precision": self.precision,
+            "tile": settings.tile,
+            "memory": settings.memory,
+            "progress": progress,
+        }
+        how: dict[str, Any] = {**self._sizes(), "wrap": settings.wrap, "model": self.model}
+        source: Any = picture.image if isinstance(picture, image.Picture) else picture
+        if task.streamed:
+            work = upscaling(source, **how)
+            streaming.write(work, task.output, streaming.labels(picture), compress=settings.compress, **options)
+            return Made(task.output, (work.size[1], work.size[0]))
+        # What is kept of the old file is little; its pixels are not held while the new one is written.
+        result = image.Picture(upscale(source, **how, **options), picture.icc, dpi=picture.dpi)
+        if isinstance(picture, image.Picture):
+            result = picture._replace(image=result.image)
+        return Made(task.output, result.size, result)
+
+    def write(self, made: Made) -> tuple[int, int]:
+        """The last stage: the output file, whole; its (width, height)."""
+        if made.picture is not None:
+            image.write(made.picture.image, made.output, made.picture)
+        return made.size
+
+    def _sizes(self) -> dict[str, Any]:
+        return {**self.settings.sizes, "max_pixels": None if self.settings.force else tiling.MAX_PIXELS}

@@ -1,13 +1,15 @@
-"""Writing files: a reader sees the old file or the whole new one, never a part."""
+"""Writing files, where a reader sees the old file or the whole new one, never a part; and telling files apart."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 
 @contextmanager
@@ -43,3 +45,27 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def _beside(target: Path) -> Path:
     return target.with_name(f".{target.stem}.{secrets.token_hex(8)}.part{target.suffix}")
+
+
+class Digest(NamedTuple):
+    """What a file holds: its size in bytes, and the SHA-256 of that."""
+
+    size: int
+    sha256: str
+
+
+def digest(path: str | os.PathLike[str]) -> Digest:
+    """The digest of a file; of a folder, that of the names and digests of all files in it. Raises OSError."""
+    path = Path(path)
+    hashed, size = hashlib.sha256(), 0
+    if path.is_dir():
+        for file in sorted(file for file in path.rglob("*") if file.is_file()):
+            part = digest(file)
+            hashed.update(f"{file.relative_to(path).as_posix()}\0{part.sha256}\n".encode())
+            size += part.size
+    else:
+        with open(path, "rb") as stream:
+            while block := stream.read(2**20):
+                hashed.update(block)
+                size += len(block)
+    return Digest(size, hashed.hexdigest())

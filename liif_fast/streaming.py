@@ -22,6 +22,7 @@ from liif_fast.box import Box
 from liif_fast.errors import ImageError, LiifError
 from liif_fast.files import replacing
 from liif_fast.image import Picture
+from liif_fast.image.picture import restored
 from liif_fast.render import Held
 from liif_fast.upscaling import Painting
 from liif_fast.windows import Windows, extra
@@ -38,26 +39,31 @@ Bands = Iterator[np.ndarray]
 
 
 class Labels(NamedTuple):
-    """What a file says beside its pixels: colour profile, pixels per inch (x, y), TIFF's tags of text."""
+    """What a file says beside its pixels: colour profile, pixels per inch (x, y), TIFF's tags of text.
+
+    span: as in `Picture`, what floating values are brought back into.
+    """
 
     icc: bytes | None = None
     dpi: tuple[float, float] | None = None
     texts: tuple[tuple[int, str], ...] = ()
+    span: tuple[tuple[float, float], ...] | None = None
 
 
 PLAIN = Labels()
 
 
-def wanted(path: Path, image: Any, box: Box, *, compress: bool) -> bool:
+def wanted(path: Path, picture: Picture | Windows, box: Box, *, compress: bool) -> bool:
     """Whether a result of the size of `box` is written to `path` while it is made.
 
     A zarr always is; a TIFF when it is large (STREAMED_FROM), deflated, or made of a picture that stays in its file.
     Without the extra, a TIFF that is merely large is written whole.
     """
     suffix = path.suffix.lower()
-    if suffix == ".zarr" or (suffix in TIFF and (compress or isinstance(image, Windows))):
+    if suffix == ".zarr" or (suffix in TIFF and (compress or isinstance(picture, Windows))):
         return True
-    return suffix in TIFF and box.pixels * _pixel_bytes(image) >= STREAMED_FROM and find_spec("tifffile") is not None
+    large = box.pixels * _pixel_bytes(picture) >= STREAMED_FROM
+    return suffix in TIFF and large and find_spec("tifffile") is not None
 
 
 def labels(picture: Picture | Windows) -> Labels:
@@ -66,10 +72,18 @@ def labels(picture: Picture | Windows) -> Labels:
         return Labels(picture.icc, picture.dpi)
     exif: Any = picture.exif or {}
     texts = ((tag, exif[tag]) for tag in TEXT_TAGS if isinstance(exif.get(tag), str) and exif[tag].isascii())
-    return Labels(picture.icc, picture.dpi, tuple(texts))
+    return Labels(picture.icc, picture.dpi, tuple(texts), picture.span)
 
 
-def _pixel_bytes(image: Any) -> int:
+def lost(picture: Picture | Windows) -> tuple[str, ...]:
+    """What of a picture's file a streamed one cannot keep, a sentence each."""
+    if isinstance(picture, Picture) and picture.exif and {0x8769, 0x8825} & set(picture.exif):
+        return ("EXIF and GPS directories are not kept in a result that is written while it is made",)
+    return ()
+
+
+def _pixel_bytes(picture: Picture | Windows) -> int:
+    image: Any = picture.image if isinstance(picture, Picture) else picture.array
     if isinstance(image, Image.Image):
         return 2 if image.mode.startswith("I;16") else len(image.getbands())
     channels = image.shape[2] if len(image.shape) == 3 else 1
@@ -91,9 +105,10 @@ def write(work: Painting, path: Path, labels: Labels = PLAIN, *, compress: bool 
     save = _write_zarr if path.suffix.lower() == ".zarr" else _write_tiff
     if path.is_dir() and not (path / "zarr.json").exists():
         raise ImageError(f"{path}: expected a zarr folder to replace, got another folder; choose another name")
+    ready = (restored(band, labels.span) for band in bands(parts, work.size, TILE))
     try:
         with replacing(path) as temporary:
-            _meanwhile(bands(parts, work.size, TILE), lambda ready: save(temporary, ready, work.size, labels, compress))
+            _meanwhile(ready, lambda ready: save(temporary, ready, work.size, labels, compress))
     except _Failed as failed:
         error = failed.__cause__
         raise ImageError(f"{path}: cannot be written: {' '.join(str(error).split())}") from error

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from liif_fast.errors import ImageError, UsageError
+from liif_fast.image.formats import DEEP_ARRAYS, FLOAT_ARRAYS
 
 WINDOWED_FROM = 2**27  # bytes of pixels: smaller TIFF files are read whole, with all that their metadata say
 
@@ -28,6 +29,7 @@ class Windows:
     """
 
     device = torch.device("cpu")
+    notes: tuple[str, ...] = ()
 
     def __init__(
         self, array: Any, *, icc: bytes | None = None, dpi: tuple[float, float] | None = None, repeat: int = 1
@@ -38,6 +40,18 @@ class Windows:
         self.shape = (1, channels * repeat, height, width)
         self.size = width, height
         self.dtype = getattr(torch, str(array.dtype))
+
+    @property
+    def mode(self) -> str:
+        """That of a `Picture` of these pixels."""
+        channels = 1 if len(self.array.shape) == 2 else int(self.array.shape[2])
+        if self.dtype == torch.uint8:
+            return {1: "L", 3: "RGB"}[channels]
+        return (FLOAT_ARRAYS if self.is_floating_point() else DEEP_ARRAYS)[channels]
+
+    def stripped(self) -> Windows:
+        """Without colour profile and resolution."""
+        return Windows(self.array, repeat=self.repeat)
 
     def dim(self) -> int:
         return 4
@@ -75,8 +89,9 @@ def check_range(pixels: Tensor) -> None:
 def opened(path: str | os.PathLike[str]) -> Windows | None:
     """The picture in a zarr folder or in a large TIFF file; None for what is better read whole.
 
-    Read whole is a TIFF file that is small, is turned by its orientation, has alpha, a palette or another colour space
-    than gray and RGB, or is not laid out in tiles or strips of whole pixels.
+    Read whole is a TIFF file that is small, is turned by its orientation, has floating values (whose range is looked
+    for), alpha, a palette or another colour space than gray and RGB, or is not laid out in tiles or strips of whole
+    pixels.
 
     Raises ImageError for a zarr folder that holds no picture, UsageError where the extra is missing for it.
     """
@@ -117,7 +132,8 @@ def _tiff(path: Path) -> Windows | None:
         plain = page.planarconfig == 1 and page.photometric in (1, 2) and not page.extrasamples
         turned = "Orientation" in page.tags and page.tags["Orientation"].value != 1
         size = page.imagelength * page.imagewidth * page.samplesperpixel * page.dtype.itemsize
-        if size < WINDOWED_FROM or not plain or turned or not _pictured(page.shape, page.dtype):
+        floating = page.dtype.kind == "f"
+        if size < WINDOWED_FROM or floating or not plain or turned or not _pictured(page.shape, page.dtype):
             file.close()
             return None
         dpi = _dpi(page)

@@ -106,6 +106,7 @@ def test_json_says_what_was_done(desk: Path, capsys: pytest.CaptureFixture[str])
         "width": 256,
         "height": 192,
         "precision": "fp32",
+        "skipped": False,
         "ok": True,
         "error": None,
     }

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from PIL import Image
@@ -130,7 +130,11 @@ def test_a_folder_that_may_not_be_written(desk: Path, monkeypatch: pytest.Monkey
         ),
         ("photo.png", ["-s", "2", "--roi", "100,90,50,50"], "inside of the 128 x 96 picture"),
         ("photo.png", ["-s", "300", "--roi", "0,0,60,10", "-o", "x.webp"], "at most 16383 pixels on a side for WEBP"),
-        ("alpha.png", ["-s", "2", "-o", "x.jpg"], "x.jpg: JPEG cannot keep the picture's transparency"),
+        (
+            "alpha.png",
+            ["-s", "2", "-o", "photo.jpg", "--overwrite"],
+            "photo.jpg: JPEG cannot keep the picture's transparency, and photo.png exists already; name another output",
+        ),
     ],
 )
 def test_a_picture_that_does_not_fit(name: str, arguments: list[str], message: str, desk: Path, capsys: Any) -> None:
@@ -185,8 +189,8 @@ def test_a_defect_of_ours_is_shown_in_full_but_does_not_end_the_batch(
 def test_nothing_half_written_remains(
     error: BaseException, desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    def save(self: Image.Image, path: Path, **_: Any) -> None:
-        path.write_bytes(b"half")
+    def save(self: Image.Image, stream: IO[bytes], **_: Any) -> None:
+        stream.write(b"half")
         raise error
 
     monkeypatch.setattr(Image.Image, "save", save)

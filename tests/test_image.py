@@ -6,7 +6,7 @@ import os
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from tiny import PHOTO, photo
 
 from liif_fast import image
 from liif_fast.errors import ImageError
-from liif_fast.image import Picture
+from liif_fast.image import Picture, reading
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -76,22 +76,10 @@ def test_sixteen_bit_gray_of_other_byte_order(tmp_path: Path) -> None:
     assert pixels(found).tolist() == [[258, 64004]]
 
 
-@pytest.mark.parametrize(("colour", "channels"), [(2, 3), (4, 2), (6, 4)])
-def test_sixteen_bit_colour_png_is_refused(colour: int, channels: int, tmp_path: Path) -> None:
-    header = struct.pack(">IIBBBBB", 2, 2, 16, colour, 0, 0, 0)
-    (tmp_path / "x.png").write_bytes(png(header, (b"\0" + bytes(4 * channels)) * 2))
-    with pytest.raises(ImageError, match=r"x.png: expected 8 bits a channel or 16-bit gray, got more than 8 bits"):
-        image.read(tmp_path / "x.png")
-
-
-def test_other_deep_pictures_are_refused(tmp_path: Path) -> None:
+def test_deep_ppm_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.ppm").write_bytes(b"P6 1 1 65535\n" + bytes(6))
-    with pytest.raises(ImageError, match="more than 8 bits"):
+    with pytest.raises(ImageError, match=r"x.ppm: expected 8 bits a channel or 16-bit gray, got more than 8 bits"):
         image.read(tmp_path / "x.ppm")
-    tifffile = pytest.importorskip("tifffile", reason="writes the 16-bit RGB TIFF")
-    tifffile.imwrite(tmp_path / "x.tif", np.zeros((20, 20, 3), np.uint16), photometric="rgb")
-    with pytest.raises(ImageError, match="more than 8 bits"):
-        image.read(tmp_path / "x.tif")
 
 
 def test_deep_jpeg_2000_and_avif_are_refused(tmp_path: Path) -> None:
@@ -113,12 +101,6 @@ def test_drawings_are_refused(tmp_path: Path) -> None:
     photo().save(tmp_path / "x.eps")
     with pytest.raises(ImageError, match="expected a picture of pixels, got EPS"):
         image.read(tmp_path / "x.eps")
-
-
-def test_floating_point_is_refused(tmp_path: Path) -> None:
-    Image.new("F", (3, 3)).save(tmp_path / "x.tif")
-    with pytest.raises(ImageError, match=r"x.tif: expected 8 or 16 bits a channel, got a floating-point picture"):
-        image.read(tmp_path / "x.tif")
 
 
 @pytest.mark.parametrize(
@@ -235,7 +217,7 @@ def test_every_orientation_is_applied(orientation: int, tmp_path: Path) -> None:
 
 def test_a_file_without_metadata_gets_none(tmp_path: Path) -> None:
     found = image.read(PHOTO)
-    assert found[1:] == (None, None, None, ())
+    assert found[1:] == (None, None, None, (), None)
     image.write(found.image, tmp_path / "x.png", found)
     with Image.open(tmp_path / "x.png") as written:
         assert not written.getexif()
@@ -296,7 +278,7 @@ def test_unreadable_file(monkeypatch: pytest.MonkeyPatch) -> None:
         raise PermissionError(13, "Permission denied")
 
     # Simulated, since root may read everything.
-    monkeypatch.setattr(image, "open", refuse, raising=False)
+    monkeypatch.setattr(reading, "open", refuse, raising=False)
     with pytest.raises(ImageError, match="cannot be read: Permission denied"):
         image.read(PHOTO)
 
@@ -327,7 +309,7 @@ def test_the_limit_of_the_input_is_lifted_only_for_trusted_files(
         ("x.jpg", Image.new("RGBA", (2, 2)), "JPEG cannot keep the picture's transparency"),
         ("x.jpg", Image.new("I;16", (2, 2)), "JPEG cannot keep the picture's 16 bits"),
         ("x.webp", Image.new("L", (17_000, 1)), "at most 16383 pixels on a side for WEBP"),
-        ("x.jpg", Image.new("L", (1, 70_000)), "at most 65535 pixels on a side for JPEG"),
+        ("x.jpg", Image.new("L", (1, 65_501)), "at most 65500 pixels on a side for JPEG"),
         ("missing/x.png", Image.new("RGB", (2, 2)), "cannot be written"),
     ],
 )
@@ -344,9 +326,10 @@ def test_a_failing_or_interrupted_write_leaves_the_old_file_alone(
 ) -> None:
     (tmp_path / "x.png").write_text("old")
 
-    def save(self: Image.Image, path: Path, **_: Any) -> None:
-        assert path.parent == tmp_path
-        path.write_text("half")
+    def save(self: Image.Image, stream: IO[bytes], **_: Any) -> None:
+        stream.write(b"half")
+        stream.flush()
+        assert len(list(tmp_path.iterdir())) == 2
         raise error
 
     monkeypatch.setattr(Image.Image, "save", save)

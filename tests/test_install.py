@@ -178,7 +178,7 @@ def test_what_is_tested_is_pinned() -> None:
     here = {pin.name.lower().replace("_", "-"): pin for pin in pins if not pin.marker or pin.marker.evaluate()}
     requirements = [Requirement(text) for text in importlib.metadata.requires("liif_fast") or []]
     for requirement in requirements:
-        extras = {"", "train", "test", "dev"}
+        extras = {"", "ray", "train", "test", "dev"}
         if requirement.name == "liif_fast":
             continue
         if requirement.marker and not any(requirement.marker.evaluate({"extra": extra}) for extra in extras):

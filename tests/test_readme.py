@@ -24,9 +24,13 @@ ELSEWHERE = {
     "pip install .": "tests/test_install.py builds and installs the package",
     "pip install --no-build-isolation .": "tests/test_install.py builds and installs the package",
     ".venv/bin/pre-commit install": "test_hooks_are_valid",
+    "python tests/fuzz_images.py --seconds 600 --seed 1 --out build/fuzz": "tests/test_fuzz.py runs some seconds of it",
     "liif-fast train own-photos -o own": "test_a_model_of_ones_own, in a handful of steps",
     "liif-fast upscale photo.jpg -o mine.png -s 3 --model own/epoch-best.pth": "test_a_model_of_ones_own",
+    "liif-fast upscale -r album -o by-ray/ -s 2 --ray": "tests/test_batch_ray.py",
     "python -m benchmarks.compile_report --quick": "tests/test_triton.py runs it",
+    "python -m benchmarks.report": "tests/test_benchmarks.py compares what it would write",
+    "python -m benchmarks.report --check": "tests/test_benchmarks.py runs it",
     "python -m benchmarks.gpu_report --out benchmarks/results/": "tests/test_triton.py runs it on tiny shapes",
 }
 
@@ -63,6 +67,9 @@ def desk(tmp_path: Path) -> Path:
     picture = photograph.resize((48, 32))
     picture.save(tmp_path / "photo.jpg")
     picture.save(tmp_path / "other.png")
+    for name in ("beach.jpg", "summer/park.jpg", "summer/pond.png"):
+        (tmp_path / "album" / name).parent.mkdir(parents=True, exist_ok=True)
+        picture.save(tmp_path / "album" / name)
     liif_fast.save(liif_fast.load(), tmp_path / "edsr-baseline-liif.pth")
     (tmp_path / "photos").mkdir()
     photograph.save(tmp_path / "photos" / "osprey.png")
@@ -112,7 +119,7 @@ def test_commands(block: Block, desk: Path) -> None:
 def test_upscale_commands_give_the_sizes_they_ask_for(desk: Path) -> None:
     for block in blocks("sh"):
         for command in block.lines():
-            if command.startswith("liif-fast upscale") and "--model" not in command:
+            if command.startswith("liif-fast upscale") and command not in ELSEWHERE:
                 run(shlex.split(command), desk)
     sizes = {str(file.relative_to(desk)): Image.open(file).size for file in desk.rglob("*.*") if file.suffix == ".png"}
     assert sizes["large.png"] == (178, 118)

@@ -57,7 +57,8 @@ def upscale(*arguments: str) -> int:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    """What is in a folder, beside the record of what is done."""
+    return sorted(path.name for path in folder.iterdir() if path.name != ".liif-fast")
 
 
 def size(path: str) -> tuple[int, int]:

@@ -5,55 +5,75 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
+from liif_fast.batch.inputs import Found, find
+from liif_fast.batch.plan import Item
 from liif_fast.errors import ImageError, UsageError
 from liif_fast.image import FORMATS, format_of
 
 
-class Job(NamedTuple):
-    """One picture: read from source, written to output."""
+def plan(
+    inputs: Sequence[str], out: str | None, label: str, recursive: bool = False, suffix: str | None = None
+) -> tuple[list[Item], Path | None]:
+    """An item for each picture of the inputs, in order, and OUT where it is a folder, which is made if it is missing.
 
-    source: Path
-    output: Path
+    inputs, recursive: as in `liif_fast.batch.inputs.find`. out: a file (for one picture), a folder (existing, or
+    ending in /, or for several pictures or a folder of them), or None for beside each input. What a folder holds goes
+    to the same place below OUT. label: what is put behind the name of the input, "x3.7". suffix: of
+    the names that are made here, None for that of the input.
 
-
-def plan(inputs: Sequence[str], out: str | None, label: str) -> list[Job]:
-    """A job for each input, in order; missing output folders are made where OUT says that it is a folder.
-
-    out: a file (for one input), a folder (existing, or ending in /, or for several inputs), or None for beside each
-    input. label: what is put behind the name of the input, "x3.7".
-
-    Raises UsageError: a suffix that cannot be written, no such folder, two results of one name, a result that would
-    replace an input.
+    Raises UsageError: nothing found, a suffix that cannot be written, no such folder, two results of one name, a
+    result that would replace an input.
     """
-    sources = [Path(name) for name in inputs]
-    if out is None:
-        jobs = [Job(source, source.with_name(default_name(source, label))) for source in sources]
-    elif _is_folder(out, len(sources)):
-        folder = _folder(Path(out))
-        jobs = [Job(source, folder / default_name(source, label)) for source in sources]
+    target = None if out is None else Path(out)
+    found = find(inputs, recursive, leave_out=target)
+    _check_apart(found, target)
+    folder = None
+    if target is None:
+        items = [Item(one.path, one.path.with_name(default_name(one.path, label, suffix))) for one in found]
+    elif _is_folder(str(out), found):
+        folder = _folder(target)
+        items = [
+            Item(one.path, folder / one.relative.with_name(default_name(one.path, label, suffix))) for one in found
+        ]
+    elif suffix is not None and format_of(target) != format_of(f"x{suffix}"):
+        raise UsageError(f"--format: expected the format of {out}, got {suffix}; leave one of them out")
     else:
-        jobs = [Job(sources[0], _file(Path(out)))]
-    _check_distinct(jobs)
-    return jobs
+        items = [Item(found[0].path, _file(target))]
+    _check_distinct(items)
+    return items, folder
 
 
-def default_name(source: Path, label: str) -> str:
-    """`photo_x3.7.jpg` for `photo.jpg`; .png in place of a suffix that cannot be written."""
-    suffix = source.suffix if source.suffix.lower() in FORMATS else ".png"
+def default_name(source: Path, label: str, suffix: str | None = None) -> str:
+    """`photo_x3.7.jpg` for `photo.jpg`; .png in place of a suffix that cannot be written, or the suffix given."""
+    if suffix is None:
+        suffix = source.suffix if source.suffix.lower() in FORMATS else ".png"
     return f"{source.stem}_{label}{suffix}"
 
 
-def _is_folder(out: str, count: int) -> bool:
+def _check_apart(found: Sequence[Found], target: Path | None) -> None:
+    for one in found:
+        if one.folder is not None and target is None:
+            raise UsageError(f"-o: expected a folder for the results of what {one.folder} holds, got none")
+        if one.folder is not None and target is not None and target.exists() and target.samefile(one.folder):
+            raise UsageError(
+                f"-o: expected another folder than {one.folder}: the next run would take results for pictures"
+            )
+
+
+def _is_folder(out: str, found: Sequence[Found]) -> bool:
     # A zarr is a folder and yet one result.
     if (Path(out).is_dir() and Path(out).suffix.lower() != ".zarr") or out.endswith(("/", os.sep)):
         return True
-    if count == 1:
+    if len(found) == 1 and found[0].folder is None:
         return False
     if Path(out).exists() or Path(out).suffix.lower() in FORMATS:
-        raise UsageError(f"-o: expected a folder for {count} inputs, got the file name {out}")
+        raise UsageError(f"-o: expected a folder for {_count(found)}, got the file name {out}")
     return True
+
+
+def _count(found: Sequence[Found]) -> str:
+    return f"{len(found)} inputs" if len(found) > 1 else f"what {found[0].folder} holds"
 
 
 def _folder(folder: Path) -> Path:
@@ -81,15 +101,16 @@ def _writable(folder: Path) -> Path:
     return folder
 
 
-def _check_distinct(jobs: Sequence[Job]) -> None:
-    inputs = {os.path.realpath(job.source) for job in jobs}
+def _check_distinct(items: Sequence[Item]) -> None:
+    inputs = {os.path.realpath(item.source) for item in items}
     seen: dict[str, Path] = {}
-    for job in jobs:
-        real = os.path.realpath(job.output)
+    for item in items:
+        real = os.path.realpath(item.output)
         if real in inputs:
-            raise UsageError(f"-o: {job.output} is an input, which is never overwritten; choose another name")
+            raise UsageError(f"-o: {item.output} is an input, which is never overwritten; choose another name")
         if real in seen:
             raise UsageError(
-                f"-o: {seen[real]} and {job.source} would both be written to {job.output}; run them one by one"
+                f"-o: {seen[real]} and {item.source} would both be written to {item.output}; give them "
+                "different folders or names"
             )
-        seen[real] = job.source
+        seen[real] = item.source

@@ -1,0 +1,277 @@
+"""Write README's measured parts and figures from the committed results.
+
+    python -m benchmarks.report          # after `make bench-full`: brings README.md and the figures up to date
+    python -m benchmarks.report --check  # exit code 1, naming them, when parts are not what the results say
+
+A part stands in README.md between `<!-- measured: NAME -->` and `<!-- end -->`; every figure in it comes from a file in
+benchmarks/results/, or the part from the backends' table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import figures, support
+from benchmarks.contenders import is_half
+from benchmarks.figures import Rows, label
+from benchmarks.lines import read
+from benchmarks.racing import best
+from benchmarks.shapes import X4
+from liif_fast.files import replacing
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+README = ROOT / "README.md"
+DEVICES = {"cpu": "CPU", "cuda": "GPU"}
+PART = re.compile(r"(<!-- measured: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+DENSE = "x4, no unit zero"
+
+
+def suite(device: str) -> Rows:
+    """The suite's lines on a device, none where it was not measured."""
+    path = RESULTS / f"suite-{device}.jsonl"
+    return read(path) if path.exists() else []
+
+
+def grown(device: str) -> Rows:
+    """The lines of `benchmarks.growth`."""
+    path = RESULTS / f"growth-{device}.jsonl"
+    return read(path) if path.exists() else []
+
+
+def of(rows: Rows, shape: str) -> Rows:
+    """The contenders of a shape."""
+    return [row for row in rows if row["kind"] == "contender" and row["shape"] == shape]
+
+
+def one(rows: Rows, contender: str) -> dict[str, Any]:
+    """The line of a contender."""
+    return next(row for row in rows if row["contender"] == contender)
+
+
+def where(run: dict[str, Any]) -> str:
+    """The machine of a run."""
+    place = run.get("gpu") or f"{run['threads']} threads of {run['processor']}, {run['instructions']}"
+    return f"{place}, torch {run['torch']}, commit {run['commit']}"
+
+
+def headline() -> str:
+    rows = of(suite("cpu"), X4.name)
+    full, half, base = (one(rows, name) for name in ("cpu fp32", "cpu bf16", "reference"))
+    threads = suite("cpu")[0]["threads"]
+    return (
+        "**Upscale a picture to any size, by any factor, with one model. "
+        f"On {threads} CPU cores the decoder runs {full['times_reference']:.1f} times as fast as the published "
+        f"[LIIF](https://arxiv.org/abs/2012.09161), with the same outputs, and {half['times_reference']:.1f} times in "
+        f"16 bits, in {full['peak_mib']:.0f} MiB in place of {base['peak_mib']:.0f}.**"
+    )
+
+
+def figure() -> str:
+    found = []
+    for device, name in DEVICES.items():
+        rows = suite(device)
+        if rows:
+            rounds = of(rows, X4.name)[0]["rounds"]
+            found.append(
+                f"![Time and memory of the decoder, {name}](benchmarks/results/decoder-{device}.svg)\n\n"
+                "A photograph's 48 x 48 features to 192 x 192 pixels by the default model, projection included: "
+                f"medians of {rounds} interleaved rounds on {where(rows[0])} "
+                f"([all lines](benchmarks/results/suite-{device}.jsonl))."
+            )
+    return "\n\n".join(found)
+
+
+def table() -> str:
+    """Every contender of the first shape, then the backends on all shapes."""
+    found = []
+    for device in DEVICES:
+        rows = suite(device)
+        if not rows:
+            continue
+        first = sorted(of(rows, X4.name), key=lambda row: float(row["us_per_query"]))
+        lines = [
+            "| x4, 48 x 48 to 192 x 192 | µs a pixel | times `reference` (quartiles) | peak |",
+            "|---|---|---|---|",
+        ]
+        for row in first:
+            low, high = row["ratio_quartiles"]
+            memory = f"{row['peak_mib']:.0f} MiB" if "peak_mib" in row else ""
+            ratio = f"{row['times_reference']:.2f} ({low:.2f} to {high:.2f})"
+            lines.append(f"| {label(row['contender'])} | {row['us_per_query']:.2f} | {ratio} | {memory} |")
+        shapes = dict.fromkeys(row["shape"] for row in rows if row["kind"] == "contender")
+        backends = [row["contender"] for row in of(rows, DENSE) if row["contender"] != "reference"]
+        lines += ["", f"| times `reference` | {' | '.join(label(name) for name in backends)} | published repository |"]
+        lines.append("|---" * (len(backends) + 2) + "|")
+        for shape in shapes:
+            ratios = {row["contender"]: f"{row['times_reference']:.2f}" for row in of(rows, shape)}
+            cells = [ratios.get(name, "") for name in (*backends, "published")]
+            part = "forward + backward" if "backward" in of(rows, shape)[0]["pass"] else "forward"
+            lines.append(f"| {shape}: {part} | {' | '.join(cells)} |")
+        lines += ["", utilisation(rows)]
+        found.append("\n".join(lines))
+    return "\n\n".join(found)
+
+
+def utilisation(rows: Rows) -> str:
+    """How near the backends come to the best bare matrix product of the run."""
+    gemm: dict[str, float] = {}
+    for row in rows:
+        for name, rate in row.get("gflops", {}).items():
+            gemm[name] = max(rate, gemm.get(name, 0.0))
+    shares = [
+        f"{row['contender']} {100 * row['floor_gflops'] / best(gemm, is_half(row['contender'])):.0f} %"
+        for row in of(rows, DENSE)
+        if row["contender"] != "reference"
+    ]
+    return (
+        "Where no unit is zero behind its ReLU, so that nothing is skipped, the work that no exact projected decoder "
+        "can leave out ran at these shares of the rate of the run's best bare matrix product of the precision "
+        f"({best(gemm, False):.0f} GFLOP/s in float32): {', '.join(shares)}."
+    )
+
+
+def growth() -> str:
+    found = []
+    for device, name in DEVICES.items():
+        rows = grown(device)
+        if not rows:
+            continue
+        points = [row for row in rows if row["kind"] == "growth"]
+        lines = [
+            f"![Growth of time and memory, {name}](benchmarks/results/growth-{device}.svg)",
+            "",
+            f"Whole pictures, encoder included, on {where(rows[0])}: seconds and MiB at peak, with input and result "
+            f"([all lines](benchmarks/results/growth-{device}.jsonl)); a dash was left out for the time it would take.",
+        ]
+        contenders = list(dict.fromkeys(row["contender"] for row in points))
+        for axis, title in (("pixels", "output pixels, by 4"), ("scale", "scale, of 64 x 64")):
+            lines += ["", f"| {title} | {' | '.join(label(name) for name in contenders)} |"]
+            lines.append("|---" * (len(contenders) + 1) + "|")
+            own = [row for row in points if row["axis"] == axis]
+            for value in dict.fromkeys(row[axis] for row in own):
+                cells = [
+                    f"{row['seconds']:.3g} s, {row['peak_mib']:.0f} MiB" if "seconds" in row else "-"
+                    for row in own
+                    if row[axis] == value
+                ]
+                lines.append(f"| {value:,.0f} | {' | '.join(cells)} |")
+        found.append("\n".join(lines))
+    return "\n\n".join(found) or "Not yet measured: `make bench-full` does."
+
+
+def runs() -> str:
+    """The range over the last three runs of benchmarks.decoder."""
+    record = json.loads((RESULTS / "decoder-cpu-runs.json").read_text(encoding="utf-8"))
+    last = record["runs"][-3:]
+
+    def ranges(case: str) -> list[str]:
+        columns = zip(*(run[case] for run in last if case in run), strict=True)
+        return [f"{min(column):.1f} to {max(column):.1f}" for column in columns]
+
+    trained, initial, dense = (ranges(case) for case in ("trained", "random", "dense"))
+    return (
+        "Over the last three runs of `benchmarks.decoder` (64 x 64 features to 256 x 256, "
+        f"{record['threads']} cores of {record['processor']}) the `cpu` backend was {trained[0]} times as fast as the "
+        f"published arithmetic in fp32 and {trained[1]} times in bf16 with the default model's weights "
+        "([all runs](benchmarks/results/decoder-cpu-runs.json)). The kernels skip hidden units that the ReLU has "
+        f"zeroed, so it depends on the weights: with random ones {initial[0]} and {initial[1]} times, with none ever "
+        f"zero {dense[0]} and {dense[1]}."
+    )
+
+
+def quality() -> str:
+    psnr = json.loads((RESULTS / "default-model.json").read_text(encoding="utf-8"))["psnr"]
+    gains = [
+        f"+{psnr[scale]['mean']['model'] - psnr[scale]['mean']['bicubic']:.2f} dB at {scale}"
+        for scale in ("x2", "x4", "x12")
+    ]
+    return (
+        "PSNR over Pillow's bicubic filter on photographs that it was not trained on: "
+        f"{', '.join(gains)} ([results](benchmarks/results/default-model.json))."
+    )
+
+
+def compiled() -> str:
+    reports = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("compile-report*.json"))]
+    versions = " and ".join(sorted(".".join(found["triton"].split(".")[:2]) for found in reports))
+    kernels = [row for found in reports for row in found["kernels"]]
+    spilled = sorted({row["precision"] for row in kernels if row["spill"]})
+    clean = sorted({row["precision"] for row in kernels} - set(spilled))
+    count = len(reports[0]["kernels"])
+    return (
+        f"- Its kernels compile for every GPU generation from Ampere on by Triton {versions}: "
+        f"[{count} of them](benchmarks/results/compile-report.json), {' and '.join(clean)} without a spilled register, "
+        f"{', '.join(spilled)} with some."
+    )
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "headline": headline,
+    "figure": figure,
+    "support": support.matrix,
+    "table": table,
+    "growth": growth,
+    "runs": runs,
+    "quality": quality,
+    "compiled": compiled,
+}
+
+
+def drawings() -> dict[Path, tuple[Rows, Callable[[Path], None]]]:
+    """Every figure: what it is drawn from, and what draws it."""
+    found: dict[Path, tuple[Rows, Callable[[Path], None]]] = {}
+    for device, name in DEVICES.items():
+        rows = of(suite(device), X4.name)
+        if rows:
+            title = f"{X4.size[0]} x {X4.size[1]} features to 192 x 192 pixels, {name}"
+            found[RESULTS / f"decoder-{device}.svg"] = (
+                rows,
+                lambda path, rows=rows, title=title: figures.decoder(rows, title, path),  # type: ignore[misc]
+            )
+        points = [row for row in grown(device) if row["kind"] == "growth"]
+        if points:
+            found[RESULTS / f"growth-{device}.svg"] = (
+                points,
+                lambda path, points=points: figures.growth(points, path),  # type: ignore[misc]
+            )
+    return found
+
+
+def stale(text: str) -> list[str]:
+    """Names of the parts of README.md, and of the figures, that are not what the results say."""
+    found = [match[2] for match in PART.finditer(text) if match[3] != f"{PARTS[match[2]]()}\n"]
+    found += sorted(PARTS.keys() - {match[2] for match in PART.finditer(text)})
+    return found + [
+        path.name for path, (rows, _) in drawings().items() if figures.drawn_from(path) != figures.digest(rows)
+    ]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing, only compare")
+    args = parser.parse_args(argv)
+    text = README.read_text(encoding="utf-8")
+    wrong = stale(text)
+    if args.check:
+        if wrong:
+            print(f"README.md is not what the results say; run python -m benchmarks.report: {', '.join(wrong)}")
+        return 1 if wrong else 0
+    for path, (rows, draw) in drawings().items():
+        if figures.drawn_from(path) != figures.digest(rows):
+            draw(path)
+    new = PART.sub(lambda match: f"{match[1]}{PARTS[match[2]]()}\n{match[4]}", text)
+    with replacing(README) as temporary:
+        temporary.write_text(new, encoding="utf-8")
+    print(", ".join(wrong) or "nothing had changed")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

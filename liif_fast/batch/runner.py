@@ -1,0 +1,177 @@
+"""Makes the items of a plan in this process: reading, computing and writing overlap across pictures."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from liif_fast import files
+from liif_fast.batch.manifest import Manifest
+from liif_fast.batch.plan import Item
+from liif_fast.conversion import Converter, Made, Task
+from liif_fast.errors import ImageError, LiifError
+
+Progress = Callable[[int, int], None]
+Watch = Callable[[Item], AbstractContextManager[Progress | None]]
+
+
+@dataclass
+class Outcome:
+    """What became of an item; plain values, so that another process can send it.
+
+    error: one line, None when all is right. defect: a traceback, where the error is not the user's to mend.
+    output: the file, where it is not the item's. size: (width, height) of the result. skipped: it was complete
+    already. notes: what was changed in reading. backend, precision: what it was made with. seconds: spent on it, in
+    all stages.
+    """
+
+    item: Item
+    error: str | None = None
+    defect: str = ""
+    output: Path | None = None
+    size: tuple[int, int] | None = None
+    skipped: bool = False
+    notes: tuple[str, ...] = ()
+    backend: str = ""
+    precision: str = ""
+    seconds: float = 0.0
+
+
+@dataclass
+class _Work:
+    """An item on its way through the stages, which do nothing for one that has an outcome already."""
+
+    outcome: Outcome
+    source: files.Digest | None = None
+    stage: Task | Made | None = None
+
+
+class Runner:
+    """Makes items with one converter.
+
+    manifest: the record of what is done, None for none. overwrite: existing outputs that it does not know are replaced.
+    report: called with the outcome of each item, in order, also from another thread. watch: called with an item that
+    is about to be computed; the context that it gives lasts as long, and gives a progress callback or None.
+
+    Several threads may use one: they read one picture at a time, and compute one at a time.
+    """
+
+    def __init__(
+        self,
+        convert: Converter,
+        report: Callable[[Outcome], None],
+        manifest: Manifest | None = None,
+        overwrite: bool = False,
+        watch: Watch = lambda item: nullcontext(),
+    ) -> None:
+        self.convert, self.report, self.manifest = convert, report, manifest
+        self.overwrite, self.watch = overwrite, watch
+        self._reading, self._computing = threading.Lock(), threading.Lock()
+
+    def run(self, items: Sequence[Item]) -> None:
+        """Make them all.
+
+        While one picture is computed here, a thread reads the next one and another writes the one before, so that
+        three at most are in memory. An interrupt waits for the picture that is being written.
+        """
+        if len(items) == 1:
+            self._write(self._compute(self._read(items[0])))
+            return
+        with _thread("reader") as reader, _thread("writer") as writer:
+            behind: Future[None] | None = None
+            ahead = [reader.submit(self._read, item) for item in items[:1]]
+            for number in range(len(items)):
+                work = ahead.pop().result()
+                ahead = [reader.submit(self._read, item) for item in items[number + 1 : number + 2]]
+                work = self._compute(work)
+                if behind is not None:
+                    behind.result()
+                behind = writer.submit(self._write, work)
+            if behind is not None:
+                behind.result()
+
+    # -- the stages -------------------------------------------------------------------------------------------------
+
+    def _read(self, item: Item) -> _Work:
+        work = _Work(Outcome(item, backend=self.convert.backend, precision=self.convert.precision))
+        with self._reading, _stage(work):
+            overwrite = self.overwrite
+            if self.manifest is not None:
+                entry = self.manifest.complete(item)
+                if entry is not None:
+                    work.outcome.output, work.outcome.size, work.outcome.skipped = entry.file, entry.size, True
+                    return work
+                overwrite = overwrite or self.manifest.known(item)
+                if item.output.exists() and not overwrite:
+                    raise ImageError(
+                        f"{item.output} exists already; pass --resume to go on with an earlier run, or --overwrite to "
+                        "replace it"
+                    )
+                work.source = _digest(item.source)
+            task = self.convert.read(item.source, item.output, overwrite)
+            work.outcome.output, work.outcome.notes = task.output, task.notes
+            work.stage = task
+        return work
+
+    def _compute(self, work: _Work) -> _Work:
+        with self._computing, _stage(work):
+            if isinstance(work.stage, Task):
+                if self.manifest is not None:
+                    self.manifest.begin(work.outcome.item)
+                with self.watch(work.outcome.item) as progress:
+                    work.stage = self.convert.compute(work.stage, progress)
+        return work
+
+    def _write(self, work: _Work) -> None:
+        with _stage(work):
+            if isinstance(work.stage, Made):
+                size = self.convert.write(work.stage)
+                if self.manifest is not None and work.source is not None:
+                    self.manifest.finish(work.outcome.item, work.source, work.stage.output, size)
+                work.outcome.size = size
+        # Let go of before the next one comes.
+        work.stage = None
+        self.report(work.outcome)
+
+
+@contextmanager
+def _stage(work: _Work) -> Iterator[None]:
+    """Times what is done inside; an error there becomes the outcome, for no single picture may end a batch."""
+    outcome = work.outcome
+    started = time.perf_counter()
+    try:
+        yield
+    except LiifError as error:
+        text = str(error)
+        outcome.error = text if text.startswith(f"{outcome.item.source}:") else f"{outcome.item.source}: {text}"
+    except Exception as error:
+        outcome.defect = traceback.format_exc()
+        outcome.error = f"{outcome.item.source}: unexpected {type(error).__name__}: {error}; please report it"
+    finally:
+        outcome.seconds += time.perf_counter() - started
+    if outcome.error is not None:
+        work.stage = None
+
+
+def _digest(path: Path) -> files.Digest | None:
+    """None for what cannot be read, of which reading it as a picture then says why."""
+    try:
+        return files.digest(path)
+    except OSError:
+        return None
+
+
+@contextmanager
+def _thread(name: str) -> Iterator[ThreadPoolExecutor]:
+    """One thread; at the end what it has begun is finished, and what has not begun is dropped."""
+    pool = ThreadPoolExecutor(1, f"liif-fast-{name}")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

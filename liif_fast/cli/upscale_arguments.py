@@ -1,0 +1,94 @@
+"""The types of the arguments of `liif-fast upscale`: their checks are quick and load nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from liif_fast import tiling
+from liif_fast.errors import LiifError, UsageError
+
+if TYPE_CHECKING:
+    from liif_fast.batch.shards import Shard
+
+
+def checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
+    """An argparse type whose messages are those of the check."""
+
+    def convert(text: str) -> Any:
+        try:
+            return check(text)
+        except LiifError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return convert
+
+
+def number(check: Callable[[Any], Any], kind: type[int] | type[float]) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise UsageError(f"expected a {'whole ' if kind is int else ''}number, got {text!r}") from None
+        return check(value)
+
+    return checked(parse)
+
+
+def suffix(text: str) -> str:
+    from liif_fast.image import format_of
+
+    found = f".{text.lower().removeprefix('.')}"
+    format_of(f"x{found}")
+    return found
+
+
+def size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,9})[xX](\d{1,9})", text.strip())
+    if not found:
+        raise UsageError(f"expected WxH in whole pixels, such as 1920x1080, got {text!r}")
+    return tiling.check_side(int(found[2]), "height"), tiling.check_side(int(found[1]), "width")
+
+
+def resolution(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,9}),(\d{1,9})", text.strip())
+    if not found:
+        raise UsageError(f"expected H,W in whole pixels, such as 1080,1920, got {text!r}")
+    return tiling.check_side(int(found[1]), "height"), tiling.check_side(int(found[2]), "width")
+
+
+def roi(text: str) -> tuple[int, int, int, int]:
+    found = re.fullmatch(r"(\d{1,9}),(\d{1,9}),(\d{1,9}),(\d{1,9})", text.strip())
+    if not found or int(found[3]) < 1 or int(found[4]) < 1:
+        raise UsageError(f"expected x,y,w,h in whole input pixels, such as 100,50,320,240, got {text!r}")
+    return int(found[1]), int(found[2]), int(found[3]), int(found[4])
+
+
+def wrap(text: str) -> str:
+    if text not in ("x", "y", "xy"):
+        raise UsageError(f"expected x, y, xy or nothing, got {text!r}; name the pictures before --wrap")
+    return text
+
+
+def shard(text: str) -> Shard:
+    """I/N, or auto."""
+    from liif_fast.batch import shards
+
+    return shards.parse(text, os.environ)
+
+
+def address(text: str) -> str:
+    """A cluster's address as ray.init takes it, or "" for none; a path behind --ray was meant as a picture."""
+    if text not in ("", "auto", "local") and not re.fullmatch(r"[\w.\-]+:\d+", text):
+        raise UsageError(f"expected auto, local or HOST:PORT, got {text!r}; name the pictures before --ray")
+    return text
+
+
+def cores(value: Any) -> float:
+    """Processor cores of one actor, a half and more."""
+    if not 0 < value <= 1024:
+        raise UsageError(f"expected a number of cores above 0, such as 4 or 0.5, got {value}")
+    return float(value)

@@ -1,0 +1,23 @@
+"""Picture files: formats, depth, colour profile, EXIF; a file is written whole or not at all."""
+
+from __future__ import annotations
+
+from liif_fast.image.formats import FORMATS, Format, check_fits, fitting, format_of, suffix_of
+from liif_fast.image.picture import Picture, mode_of, plain, size_of
+from liif_fast.image.reading import read
+from liif_fast.image.writing import write
+
+__all__ = [
+    "FORMATS",
+    "Format",
+    "Picture",
+    "check_fits",
+    "fitting",
+    "format_of",
+    "mode_of",
+    "plain",
+    "read",
+    "size_of",
+    "suffix_of",
+    "write",
+]

@@ -1,0 +1,125 @@
+"""Which suffix is written how, and what it can hold."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image, features
+
+from liif_fast.errors import ImageError
+
+PathLike = str | os.PathLike[str]
+
+DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N")  # Pillow's 16-bit gray
+# What Pillow has no mode for is an array of uint16 or floating values: the modes of these, by the number of channels.
+DEEP_ARRAYS = {1: "I;16", 2: "LA;16", 3: "RGB;16", 4: "RGBA;16"}
+FLOAT_ARRAYS = {1: "L;F", 2: "LA;F", 3: "RGB;F", 4: "RGBA;F"}
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+class Format(NamedTuple):
+    """How pictures of one suffix are written: Pillow's name, what it can hold, how it is saved."""
+
+    name: str
+    alpha: bool = False
+    deep: bool = False  # 16 bits a channel
+    floating: bool = False
+    most: int = 2**31 - 1  # pixels on a side
+    options: tuple[tuple[str, Any], ...] = ()
+    needs: str = ""  # Pillow feature
+
+
+_JPEG = Format("JPEG", most=65_500, options=(("quality", 95), ("subsampling", 0)))
+_TIFF = Format("TIFF", alpha=True, deep=True, floating=True)
+FORMATS = {
+    ".png": Format("PNG", alpha=True, deep=True),
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
+    ".webp": Format("WEBP", alpha=True, most=16_383, options=(("quality", 95),), needs="webp"),
+    ".tif": _TIFF,
+    ".tiff": _TIFF,
+    ".avif": Format("AVIF", alpha=True, most=65_536, options=(("quality", 90),), needs="avif"),
+    ".bmp": Format("BMP"),
+    ".ppm": Format("PPM"),
+    ".zarr": Format("zarr", alpha=True, deep=True, floating=True),  # written by `liif_fast.streaming`
+}
+# Phones call a JPEG with a second picture behind it so.
+_VARIANTS = {"MPO": "JPEG"}
+
+
+def format_of(path: PathLike) -> Format:
+    """How a file of this name is written, or ImageError for a suffix that cannot be."""
+    suffix = Path(path).suffix.lower()
+    known = [name for name, form in FORMATS.items() if not form.needs or features.check(form.needs)]
+    if suffix not in known:
+        raise ImageError(
+            f"{path}: expected a name that ends in one of {', '.join(known)}, got {suffix or 'no suffix'!r}"
+        )
+    return FORMATS[suffix]
+
+
+def suffix_of(path: PathLike) -> str:
+    """The suffix for a result in the format of the picture in this file; .png where that cannot be written."""
+    with open(path, "rb") as stream:
+        if stream.read(4) in TIFF_STARTS:
+            return ".tif"
+    try:
+        with Image.open(path) as opened:
+            name = _VARIANTS.get(str(opened.format), opened.format)
+    # As in `read`, which will say what is wrong.
+    except Exception:
+        return ".png"
+    return next((suffix for suffix, form in FORMATS.items() if form.name == name), ".png")
+
+
+def fitting(path: PathLike, mode: str) -> Path:
+    """The path, or one beside it that ends in .png (.tif) where its format would lose a picture's transparency.
+
+    Raises ImageError where that other file exists: nobody asked to replace it.
+    """
+    path, form = Path(path), format_of(path)
+    if form.alpha or not _has_alpha(mode):
+        return path
+    other = path.with_suffix(".tif" if mode in FLOAT_ARRAYS.values() else ".png")
+    if other.exists():
+        raise ImageError(
+            f"{path}: {form.name} cannot keep the picture's transparency, and {other} exists already; "
+            "name another output"
+        )
+    return other
+
+
+def check_fits(path: PathLike, mode: str, size: tuple[int, int]) -> None:
+    """ImageError unless a file of this name can hold a picture of this mode and (width, height)."""
+    form = format_of(path)
+    lost, better = "", ".png or .tif"
+    if _has_alpha(mode) and not form.alpha:
+        lost = "transparency"
+    if (mode in DEEP_MODES or mode in DEEP_ARRAYS.values()) and not form.deep:
+        lost = "16 bits"
+    if mode in FLOAT_ARRAYS.values() and not form.floating:
+        lost, better = "floating-point values", ".tif"
+    if lost:
+        raise ImageError(f"{path}: {form.name} cannot keep the picture's {lost}; write {better}")
+    if max(size) > form.most:
+        raise ImageError(
+            f"{path}: expected at most {form.most} pixels on a side for {form.name}, got {size[0]} x {size[1]}; "
+            "write .png or .tif"
+        )
+    if form.name == "PNG" and mode in DEEP_ARRAYS.values() and mode not in DEEP_MODES:
+        extra("imagecodecs", f"{path}: a PNG of 16 bits and more than one channel")
+
+
+def extra(module: str, what: str) -> Any:
+    """A module of the extra `formats`, or ImageError that names it."""
+    try:
+        return import_module(module)
+    except ImportError:
+        raise ImageError(f"{what} needs {module}: pip install 'liif_fast[formats]'") from None
+
+
+def _has_alpha(mode: str) -> bool:
+    return mode.partition(";")[0] in ("LA", "RGBA")
