@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from liif_fast.errors import UsageError
+from liif_fast.models.rolling import Rolling, rollable, row_floats
 from liif_fast.tiling import Span, widen
 from liif_fast.windows import Windows
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Pixels = Tensor | Windows
 INTEGER_MAX = {torch.uint8: 255, torch.uint16: 65_535}
+STRIP = 2**23  # bytes of a strip's feature map: what goes into a convolution and comes out of it stays in a cache
+LEAST_ROWS = 8  # of a strip: thinner ones are mostly rows kept from the one before
+STRIP_COPIES = 6  # a layer's rows without and with those kept, its answer, a skip's rows twice, the features
 
 
 class Encoding:
@@ -23,6 +28,8 @@ class Encoding:
     radius: how many input pixels away an input still changes a feature; None where that is the whole picture, which
         is then encoded at once, when its features are first asked for.
     ask_model: the map is the model's own `gen_feat`, kept by it too, rather than its encoder's.
+
+    `rolling` says that parts of the same columns, asked for from top to bottom, cost no row of the encoder twice.
     """
 
     def __init__(self, model: nn.Module, inp: Pixels, *, whole: bool = False, ask_model: bool = False) -> None:
@@ -35,6 +42,8 @@ class Encoding:
         self.device, self.dtype = placement(model, inp)
         self.sub, self.div = norm(model, "inp", self.device)
         self._whole: tuple[str, Tensor] | None = None
+        self.rolling = self.radius is not None and self.device.type == "cpu" and rollable(encoder)
+        self._roll: _Roll | None = None
 
     def shape(self, precision: str) -> tuple[int, int]:
         """(H, W) of the whole feature map."""
@@ -52,6 +61,8 @@ class Encoding:
         if self.radius is None:
             return self.whole(precision)[:, :, rows.start : rows.stop, cols.start : cols.stop]
         ys, xs = self._seen(rows, 0), self._seen(cols, 1)
+        if self.rolling:
+            return self._rolled(rows, ys, xs)[:, :, :, cols.start - xs.start : cols.stop - xs.start]
         with encoder_precision(self.device, precision):
             feat: Tensor = self.encode(self._normalised(ys, xs))
         top, left = ys.start * self.zoom, xs.start * self.zoom
@@ -65,6 +76,29 @@ class Encoding:
                 feat = self.encode(self._normalised(Span(0, self.inp.shape[-2]), Span(0, self.inp.shape[-1])))
             self._whole = precision, feat
         return self._whole[1]
+
+    def column_bytes(self) -> int:
+        """Memory that `rolling` takes for each column of input pixels, beside that of a part's pixels."""
+        return 4 * (row_floats(self.encode) + STRIP_COPIES * LEAST_ROWS * int(self.encode.out_dim))
+
+    def _rolled(self, rows: Span, ys: Span, xs: Span) -> Tensor:
+        """The features `rows` of all columns xs; they depend on the input ys x xs."""
+        # Taken away meanwhile: where memory runs out in the middle, what has been kept belongs to different rows.
+        roll, self._roll = self._roll, None
+        if roll is None or roll.cols != xs or not roll.first <= rows.start <= roll.end:
+            roll = _Roll(Rolling(self.encode), xs, ys.start, ys.start)
+        height = min(rows.stop - rows.start, STRIP // (4 * self.encode.out_dim * (xs.stop - xs.start)))
+        height = max(LEAST_ROWS, height)
+        found = [] if roll.feat is None else [roll.feat[:, :, rows.start - roll.first :]]
+        end = roll.end
+        while end < rows.stop:
+            strip = Span(roll.seen, min(roll.seen + height, self.inp.shape[2]))
+            found.append(roll.encoder(self._normalised(strip, xs), last=strip.stop == self.inp.shape[2]))
+            roll.seen, end = strip.stop, end + found[-1].shape[2]
+        feat = torch.cat(found, dim=2)
+        feat = feat[:, :, feat.shape[2] - (end - rows.start) :]
+        roll.feat, roll.first, self._roll = feat, rows.start, roll
+        return feat[:, :, : rows.stop - rows.start]
 
     def _seen(self, span: Span, axis: int) -> Span:
         """The input pixels of one axis that a span of features depends on."""
@@ -81,6 +115,21 @@ class Encoding:
         # A fresh tensor, since it is changed in place.
         part = part.to(torch.promote_types(self.dtype, torch.float32), copy=True, memory_format=layout)
         return part.div_(INTEGER_MAX.get(self.inp.dtype, 1)).sub_(self.sub).div_(self.div).to(self.dtype)
+
+
+@dataclass
+class _Roll:
+    """A rolling encoder for the columns `cols`: it has had the input rows before `seen`; features from `first` on."""
+
+    encoder: Rolling
+    cols: Span
+    seen: int
+    first: int
+    feat: Tensor | None = None
+
+    @property
+    def end(self) -> int:
+        return self.first + (0 if self.feat is None else self.feat.shape[2])
 
 
 def encoder_of(model: nn.Module) -> nn.Module:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from liif_fast import backends, functional, geometry
 from liif_fast.box import Box
-from liif_fast.encoding import Encoding, Pixels, encoder_of, input_channels, norm, placement
+from liif_fast.encoding import STRIP_COPIES, Encoding, Pixels, encoder_of, input_channels, norm, placement
 from liif_fast.errors import LiifError, UsageError
 from liif_fast.geometry import Grid, Window, grid_queries
 from liif_fast.models import metasr
@@ -29,6 +29,7 @@ from liif_fast.tiling import (
     feature_span,
     halves,
     parse_memory,
+    strip_rows,
     tiles,
     widen,
 )
@@ -178,22 +179,28 @@ class Job:
         """Output rows and columns of a tile."""
         budget = self._budget(memory)
         height, width = self.inp.shape[-2:]
+        halo, tallest = (self.encoding.radius or 0) + 3, height
+        if tile is None and held.row_bytes:
+            # The receiver keeps whole rows of tiles: a quarter is for them.
+            rows = min(box.height, max(1, budget // 4 // held.row_bytes - held.rows))
+            tallest = max(1, rows * height // self.size[0])
+            budget = max(budget // 4, budget - held.row_bytes * (held.rows + rows))
+        # A quarter is for the answers, see below.
+        inside, pixel = budget * 3 // 4, self._bytes_per_pixel()
+        strip = strip_rows(width, inside, self.encoding.column_bytes(), pixel) if self.encoding.rolling else 0
         if tile is not None:
             core = check_tile(tile), tile
+        elif strip:
+            core = min(tallest, strip), width
         else:
-            halo, tallest = (self.encoding.radius or 0) + 3, height
-            if held.row_bytes:
-                # The receiver keeps whole rows of tiles: a quarter is for them.
-                rows = min(box.height, max(1, budget // 4 // held.row_bytes - held.rows))
-                tallest = max(1, rows * height // self.size[0])
-                budget = max(budget // 4, budget - held.row_bytes * (held.rows + rows))
-            # A quarter is for the answers, see below.
-            core = core_sides(height, width, halo, budget * 3 // 4 // self._bytes_per_pixel(), tallest)
+            core = core_sides(height, width, halo, inside // pixel, tallest)
         rows = min(box.height, max(1, core[0] * self.size[0] // height))
         cols = min(box.width, max(1, core[1] * self.size[1] // width))
         # The answers in float32, what is made of them, and the copies between.
         decoder = self.params or self.metasr
         most = max(SMALLEST**2, budget // 4 // (8 * (decoder.out_dim if decoder else 3) + 16))
+        if strip:
+            rows = max(1, min(rows, most // cols))
         if tile is None and rows * cols > most:
             cols = min(cols, max(int(most**0.5), most // rows))
             rows = max(1, min(rows, most // cols))
@@ -207,6 +214,7 @@ class Job:
         features = int(getattr(encoder, "out_dim", widest))
         # Input and output of the widest layer, each also in the layout that the library computes in, and two skips.
         encoding = 0 if self.encoding.radius is None else 2 * widest + 2 * features
+        encoding = STRIP_COPIES * features if self.encoding.rolling else encoding
         projecting = 2 * features + (0 if self.params is None else self.params.weights[0].shape[0])
         if self.metasr is not None:
             projecting += self.metasr.matrix_size

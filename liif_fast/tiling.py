@@ -89,6 +89,15 @@ def core_sides(height: int, width: int, halo: int, pixels: int, tallest: int | N
     return max(min(SMALLEST, height), rows), max(min(SMALLEST, width), cols)
 
 
+def strip_rows(width: int, memory: int, column: int, pixel: int) -> int:
+    """Rows of strips as wide as the picture, where a strip takes on what the one above it left; 0 without the memory.
+
+    column, pixel: bytes that each column of the picture and each pixel of a strip take.
+    """
+    rows = (memory - width * column) // (width * pixel)
+    return rows if rows >= SMALLEST else 0
+
+
 def halves(box: Box) -> list[Box]:
     """The box cut in two across its longer side."""
     if box.height >= box.width:
