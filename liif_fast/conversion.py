@@ -11,8 +11,11 @@ from typing import Any, NamedTuple
 import torch
 
 from liif_fast import backends, checkpoint, files, image, render, streaming, tiling, windows
+from liif_fast.backends import cpu
 from liif_fast.errors import ImageError, UsageError
 from liif_fast.upscaling import upscale, upscaling
+
+EIGHT_BIT_MODES = ("L", "LA", "RGB", "RGBA")
 
 
 class Settings(NamedTuple):
@@ -21,7 +24,8 @@ class Settings(NamedTuple):
     sizes: keywords of `tiling.target`. model: a checkpoint's path, None for the default model. device: None for a GPU
     where there is one. force: inputs and results of any number of pixels. strip_metadata: without colour profile, EXIF
     data and resolution. compress: TIFF results in deflated tiles.
-    backend, precision, tile, memory, wrap: as in `upscale`.
+    backend, precision, tile, memory, wrap: as in `upscale`; but where 16-bit fixed point is the faster one on a CPU,
+    "auto" takes it for pictures of 8 bits.
     """
 
     sizes: dict[str, Any]
@@ -78,7 +82,7 @@ class Made(NamedTuple):
 class Converter:
     """A loaded model with its settings, to be called for one picture after another.
 
-    backend, precision: what was chosen ("model" where only the model itself knows its decoder).
+    backend, precision: what was chosen ("model" where only the model itself knows its decoder), for 8-bit pictures.
 
     Raises UsageError, BackendError or CheckpointError when the model or the backend cannot be had.
     """
@@ -88,7 +92,11 @@ class Converter:
         self.settings = settings
         wanted = "cuda" if torch.cuda.is_available() and settings.backend != "cpu" else "cpu"
         self.model = checkpoint.load(settings.model, settings.device or wanted)
-        self.backend, self.precision = render.settle(self.model, settings.backend, settings.precision)
+        self.backend, self._deep_precision = render.settle(self.model, settings.backend, settings.precision)
+        self.precision = self._deep_precision
+        asked = settings.precision if settings.precision != "auto" else getattr(self.model, "precision", "auto")
+        if asked == "auto" and (self.backend, self.precision) == (cpu.NAME, "fp32"):
+            self.precision = cpu.EIGHT_BIT_PRECISION
 
     def __call__(
         self,
@@ -134,7 +142,7 @@ class Converter:
         settings, picture = self.settings, task.picture
         options: dict[str, Any] = {
             "backend": self.backend if self.backend != render.MODEL else "auto",
-            "precision": self.precision,
+            "precision": self._precision_for(picture),
             "tile": settings.tile,
             "memory": settings.memory,
             "progress": progress,
@@ -159,3 +167,6 @@ class Converter:
 
     def _sizes(self) -> dict[str, Any]:
         return {**self.settings.sizes, "max_pixels": None if self.settings.force else tiling.MAX_PIXELS}
+
+    def _precision_for(self, picture: image.Picture | windows.Windows) -> str:
+        return self.precision if picture.mode in EIGHT_BIT_MODES else self._deep_precision

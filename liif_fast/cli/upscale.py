@@ -52,7 +52,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     work = parser.add_argument_group("how")
     work.add_argument("--model", metavar="FILE", help="checkpoint, .pth or .safetensors (default: the one included)")
     work.add_argument("--backend", default="auto", help="decoder backend; `liif-fast info` lists them (default: auto)")
-    work.add_argument("--precision", default="auto", help="auto, fp32, tf32x3, tf32, bf16 or fp16 (default: auto)")
+    work.add_argument(
+        "--precision",
+        default="auto",
+        help="auto, fp32, tf32x3, tf32, bf16 or fp16 (default: auto: fp32, but 16-bit fixed point for pictures of 8 bits "
+        "where a CPU computes bf16 so)",
+    )
     work.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
     work.add_argument("--tile", type=number(tiling.check_tile, int), metavar="N", help="tile side in input pixels")
     work.add_argument(
