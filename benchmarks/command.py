@@ -1,6 +1,7 @@
 """Where the time of `liif-fast upscale` goes, beside the published demo's arithmetic, on the CPU.
 
-    python -m benchmarks.command PHOTO [--megapixels 12] [--scale 2] [--demo] [--agreement PHOTO ...] [--out FOLDER]
+    python -m benchmarks.command PHOTO [--megapixels 12] [--scale 2] [--demo] [--out FOLDER]
+    python -m benchmarks.command --agreement PHOTO [PHOTO ...]
 
 The command runs as a user runs it, in a process of its own, on a picture of the size asked for: the photograph's
 middle, repeated mirrored where it is smaller. Its parts are timed from inside; `start-up` is what is left of the
@@ -11,7 +12,8 @@ chunks of 30,000 queries, each of which unfolds the whole feature map again. The
 few, spread over the picture, and their median is multiplied. `kinder` unfolds the map only once. Its reading, writing
 and start-up are not counted, while those of the command are. Needs about 2.6 GB for each megapixel.
 
---agreement: how far the command's default precision is from fp32 in 8-bit levels, on the middles of photographs.
+--agreement: nothing is timed; how far the command's default precision is from fp32 in 8-bit levels, on the middles of
+photographs.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ from liif_fast.models import LIIF
 
 ROOT = Path(__file__).resolve().parent.parent
 CHUNK = 30_000  # queries at a time in the published demo
-AGREEMENT_SIDE = 400  # pixels of the photographs' middles
+AGREEMENT_SIDE = 256  # pixels of the photographs' middles
 
 
 class Clock:
@@ -194,23 +196,38 @@ def enlarged(photo: Path, width: int, height: int) -> Image.Image:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photo", type=Path)
+    parser.add_argument("photos", type=Path, nargs="+", metavar="PHOTO")
     parser.add_argument("--megapixels", type=float, default=12, help="of the picture, 4 : 3 (12)")
     parser.add_argument("--scale", type=float, default=2)
     parser.add_argument("--rounds", type=int, default=1, help="runs of the command, and of the demo, in turn (1)")
     parser.add_argument("--demo", action="store_true", help="also the published demo's arithmetic")
     parser.add_argument("--chunks", type=int, default=4, help="of the demo's queries to measure in a round (4)")
-    parser.add_argument("--agreement", type=Path, nargs="+", default=[], metavar="PHOTO")
+    parser.add_argument("--agreement", action="store_true", help="compare the default precision with fp32 instead")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the result")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.agreement:
+        report = {"what": "liif-fast upscale, default precision against fp32", **describe()}
+        report["agreement"] = agreement(args.photos, args.scale)
+        name = "command-agreement.json"
+    else:
+        report = {"what": "liif-fast upscale, whole process", **describe(), **timings(args)}
+        report["load_average_after"] = describe()["load_average"]
+        name = f"command-cpu-{args.megapixels:g}-megapixels.json"
+    args.out.mkdir(parents=True, exist_ok=True)
+    with replacing(args.out / name) as temporary:
+        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(args.out / name)
+
+
+def timings(args: argparse.Namespace) -> dict[str, Any]:
+    """The command and, where asked for, the demo in turn, and the ratios of their medians."""
     side = round((args.megapixels * 1e6 / 12) ** 0.5)
-    report: dict[str, Any] = {"what": "liif-fast upscale, whole process", **describe(), "scale": args.scale}
+    report: dict[str, Any] = {"picture": [4 * side, 3 * side], "scale": args.scale, "command": [], "demo": []}
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "photo.jpg"
-        enlarged(args.photo, 4 * side, 3 * side).save(source, quality=92)
-        report |= {"picture": [4 * side, 3 * side], "command": [], "demo": []}
+        enlarged(args.photos[0], 4 * side, 3 * side).save(source, quality=92)
         for _ in range(args.rounds):
             report["command"].append(profile(source, args.scale, args.threads))
             print(json.dumps(report["command"][-1], indent=1), flush=True)
@@ -222,14 +239,7 @@ def main() -> None:
         for name, key in (("times_demo", "seconds"), ("times_kinder_demo", "kinder_seconds")):
             report[name] = round(statistics.median(run[key] for run in report["demo"]) / ours, 2)
             print(name, report[name])
-    if args.agreement:
-        report["agreement"] = agreement(args.agreement, args.scale)
-    report["load_average_after"] = describe()["load_average"]
-    args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / f"command-cpu-{args.megapixels:g}-megapixels.json"
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(path)
+    return report
 
 
 if __name__ == "__main__":
