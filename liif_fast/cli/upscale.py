@@ -55,8 +55,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     work.add_argument(
         "--precision",
         default="auto",
-        help="auto, fp32, tf32x3, tf32, bf16 or fp16 (default: auto: fp32, but 16-bit fixed point for pictures of 8 bits "
-        "where a CPU computes bf16 so)",
+        help="auto, fp32, tf32x3, tf32, bf16 or fp16 (default: auto: fp32, but for pictures of 8 bits 16-bit fixed "
+        "point where a CPU has it)",
     )
     work.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
     work.add_argument("--tile", type=number(tiling.check_tile, int), metavar="N", help="tile side in input pixels")
