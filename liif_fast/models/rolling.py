@@ -15,7 +15,7 @@ from liif_fast.models.edsr import EDSR, ResBlock
 
 def rollable(encoder: nn.Module) -> bool:
     """Whether `Rolling` computes what the encoder does: an EDSR without upsampling, whose layers are as built."""
-    if type(encoder) is not EDSR or encoder.tail is not None:
+    if not isinstance(encoder, EDSR) or type(encoder) is not EDSR or encoder.tail is not None:
         return False
     *blocks, last = encoder.body
     if any(type(block) is not ResBlock or len(block.body) != 3 for block in blocks):
