@@ -19,7 +19,7 @@ from tiny import lay_desk, names, photo, tiny_liif, upscale
 import liif_fast
 from liif_fast import functional, image, render, streaming, tiling, windows
 from liif_fast.box import Box
-from liif_fast.cli.upscale import _Bar
+from liif_fast.cli.reporting import Bar
 from liif_fast.errors import ImageError, LiifError
 from liif_fast.render import Held
 from liif_fast.upscaling import upscaling
@@ -238,7 +238,7 @@ def test_nothing_half_written_remains(
             raise error
 
     if place == "rendering":
-        monkeypatch.setattr(_Bar, "__call__", fail)
+        monkeypatch.setattr(Bar, "__call__", fail)
     elif name == "x.tif":
         tiles = streaming._tiles
 

@@ -1,0 +1,41 @@
+"""What the README says of the whole command is what was measured."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def result(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((ROOT / "benchmarks" / "results" / name).read_text(encoding="utf-8"))
+    return found
+
+
+def said(pattern: str) -> list[tuple[str, ...]]:
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    found = re.findall(pattern, text)
+    assert found, pattern
+    return found
+
+
+def test_ratios_to_the_demo() -> None:
+    for size, whole, kinder in said(r"at ([\d.]+) megapixels? ([\d.]+) times as fast \(([\d.]+) times\)"):
+        measured = result(f"command-cpu-{size}-megapixels.json")
+        assert float(whole) == round(measured["times_demo"], 1)
+        assert float(kinder) == round(measured["times_kinder_demo"], 1)
+
+
+def test_agreement_with_fp32() -> None:
+    measured = result("command-agreement.json")["agreement"]
+    assert measured["beyond_one_level"] <= 0.001
+    assert measured["largest_levels"] <= 2
+    ((photographs, percent),) = said(r"in (\d+) photographs at most ([\d.]+) % of the samples differ from `fp32`")
+    assert int(photographs) == len(measured["photographs"])
+    others = [row["other"] for row in measured["photographs"].values()]
+    assert float(percent) == round(100 * max(others), 2)
+    assert "by one 8-bit level, none by more" in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert measured["largest_levels"] == 1
