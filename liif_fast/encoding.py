@@ -42,7 +42,8 @@ class Encoding:
         self.device, self.dtype = placement(model, inp)
         self.sub, self.div = norm(model, "inp", self.device)
         self._whole: tuple[str, Tensor] | None = None
-        self.rolling = self.radius is not None and self.device.type == "cpu" and rollable(encoder)
+        plain = self.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        self.rolling = plain and self.radius is not None and rollable(encoder)
         self._roll: _Roll | None = None
 
     def shape(self, precision: str) -> tuple[int, int]:

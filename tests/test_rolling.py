@@ -114,6 +114,13 @@ def test_what_does_more_than_a_plain_edsr_is_encoded_as_a_module() -> None:
     assert not any(map(rollable, (hooked, other, subclass, nn.Conv2d(3, 4, 3))))
 
 
+def test_autocast_is_left_to_the_module() -> None:
+    model, inp = tiny_liif(edsr()), torch.zeros(1, 3, 8, 8)
+    assert Encoding(model, inp).rolling
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not Encoding(model, inp).rolling
+
+
 def test_strip_rows() -> None:
     assert strip_rows(4000, 10**9, 50_000, 1536) == 130
     assert strip_rows(60, 10**9, 50_000, 1536) == 10818
