@@ -29,6 +29,18 @@ def test_ratios_to_the_demo() -> None:
         assert float(kinder) == round(measured["times_kinder_demo"], 1)
 
 
+def test_shares_of_the_time() -> None:
+    shares = r"encoder (\d+) %, projection and decoder (\d+) %, all else ([\d.]+) %"
+    pattern = rf"At (\d+) megapixels the command took (\d+) seconds: {shares}"
+    ((size, seconds, encoder, decoder, else_),) = said(pattern)
+    (measured,) = result(f"command-cpu-{size}-megapixels.json")["command"]
+    share = {name: part["share"] for name, part in measured["parts"].items()}
+    assert int(seconds) == round(measured["seconds"])
+    assert int(encoder) == round(100 * share["encoder"])
+    assert int(decoder) == round(100 * (share["projection"] + share["decoder"]))
+    assert float(else_) == round(100 * measured["share_beside_arithmetic"], 1)
+
+
 def test_agreement_with_fp32() -> None:
     measured = result("command-agreement.json")["agreement"]
     assert measured["beyond_one_level"] <= 0.001
