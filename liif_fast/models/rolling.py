@@ -17,8 +17,9 @@ def rollable(encoder: nn.Module) -> bool:
     """Whether `Rolling` computes what the encoder does: an EDSR without upsampling, whose layers are as built."""
     if not isinstance(encoder, EDSR) or type(encoder) is not EDSR or encoder.tail is not None:
         return False
-    *blocks, last = encoder.body
-    if any(type(block) is not ResBlock or len(block.body) != 3 for block in blocks):
+    *modules, last = encoder.body
+    blocks = [block for block in modules if isinstance(block, ResBlock)]
+    if any(type(block) is not ResBlock for block in modules) or any(len(block.body) != 3 for block in blocks):
         return False
     layers = [encoder.head[0], last, *(block.body[k] for block in blocks for k in (0, 2))]
     # A hook may stand for a layer's weights (weight_norm) or want to see whole maps.
