@@ -106,10 +106,12 @@ Decoder make_decoder(const Arguments& a, bool local_ensemble, at::IntArrayRef wi
         .last_in = single ? n0 : a.weights.back().size(1),
         .out_dim = single ? n0 : a.weights.back().size(0),
         .widest = padded(n0),
+        .widths = {n0},
     };
     for (size_t k = 0; k + 1 < a.weights.size(); ++k) {
         decoder.hidden.push_back(make_layer(arithmetic, hidden_layer(a, k)));
-        decoder.widest = std::max(decoder.widest, padded(a.weights[k].size(0)));
+        decoder.widths.push_back(a.weights[k].size(0));
+        decoder.widest = std::max(decoder.widest, padded(decoder.widths.back()));
     }
     return decoder;
 }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "packing.h"
+
 namespace liif {
 namespace {
 
@@ -14,9 +16,6 @@ Buffer<float> zeros(int64_t count) {
 
 size_t scratch_bytes(const Backward& backward) {
     size_t bytes = 0;
-    for (const auto& layer : backward.decoder.hidden) {
-        bytes = std::max(bytes, layer->scratch_bytes());
-    }
     for (size_t k = 0; k < backward.weights.size(); ++k) {
         bytes = std::max({bytes, backward.transposed[k]->scratch_bytes(), backward.weights[k]->scratch_bytes()});
     }
@@ -26,13 +25,13 @@ size_t scratch_bytes(const Backward& backward) {
 }  // namespace
 
 Sums::Sums(const Backward& backward)
-    : rest(zeros(kPlace * backward.widths.front())),
+    : rest(zeros(kPlace * backward.decoder.widths.front())),
       last_weight(zeros(backward.decoder.out_dim * padded(backward.decoder.last_in))),
       last_bias(zeros(backward.decoder.out_dim)) {
-    for (size_t k = 0; k < backward.widths.size(); ++k) {
-        biases.push_back(zeros(backward.widths[k]));
+    for (size_t k = 0; k < backward.decoder.widths.size(); ++k) {
+        biases.push_back(zeros(backward.decoder.widths[k]));
         if (k > 0) {
-            weights.push_back(zeros(backward.widths[k] * padded(backward.widths[k - 1])));
+            weights.push_back(zeros(backward.decoder.widths[k] * padded(backward.decoder.widths[k - 1])));
         }
     }
 }
@@ -45,30 +44,27 @@ BackwardWorker::BackwardWorker(const Backward& backward)
                 Buffer<float>(static_cast<size_t>(kTileRows * backward.decoder.widest))},
       blended_(static_cast<size_t>(backward.decoder.widest)),
       scratch_(scratch_bytes(backward)) {
-    for (const int64_t width : backward.widths) {
+    for (const int64_t width : backward.decoder.widths) {
         rows_.emplace_back(static_cast<size_t>(kTileRows * padded(width)));
     }
 }
 
 void BackwardWorker::release() const {
-    for (const auto* layers : {&backward_.decoder.hidden, &backward_.transposed}) {
-        for (const auto& layer : *layers) {
-            layer->release();
-        }
+    for (const auto& layer : backward_.transposed) {
+        layer->release();
     }
 }
 
-void BackwardWorker::recompute() {
-    const auto& layers = backward_.decoder.hidden;
-    for (size_t k = 0; k < layers.size(); ++k) {
-        layers[k]->forward(gather_.tile(), rows_[k].get(), nullptr, rows_[k + 1].get(), scratch_.get());
+void BackwardWorker::take_over(const char* kept) {
+    for (size_t k = 1; k < rows_.size(); ++k) {
+        kept = unpack(kept, gather_.tile().rows, backward_.decoder.widths[k], rows_[k].get());
     }
 }
 
 // -> dz of the last hidden layer, or of the first layer where it is the only one.
 float* BackwardWorker::last_layer(const Queries& queries) {
     const Decoder& d = backward_.decoder;
-    const int64_t width = backward_.widths.back(), stride = padded(width);
+    const int64_t width = backward_.decoder.widths.back(), stride = padded(width);
     const int64_t corners = gather_.tile().rows / queries.count;
     const float* top = rows_.back().get();
     float* dz = gradient_[0].get();
@@ -112,9 +108,9 @@ float* BackwardWorker::hidden_layers(float* dz) {
     const Tile& tile = gather_.tile();
     for (size_t k = backward_.weights.size(); k > 0; --k) {
         const float* below = rows_[k - 1].get();
-        const int64_t width = backward_.widths[k];
+        const int64_t width = backward_.decoder.widths[k];
         add_rows(dz, padded(width), tile.rows, width, sums_.biases[k].get());
-        backward_.weights[k - 1]->add(tile.rows, dz, below, sums_.weights[k - 1].get(), scratch_.get());
+        backward_.weights[k - 1]->add(tile, dz, below, sums_.weights[k - 1].get(), scratch_.get());
         backward_.transposed[k - 1]->forward(tile, dz, below, next, scratch_.get());
         std::swap(dz, next);
     }
@@ -136,7 +132,7 @@ bool BackwardWorker::propagate(const float* map, const Queries& queries) {
     if (!gather_.look_up(map, queries.coord, queries.cell, queries.order, queries.count, rows_[0].get())) {
         return false;
     }
-    recompute();
+    take_over(queries.kept);
     first_ = hidden_layers(last_layer(queries));
     first_layer(first_);
     return true;

@@ -1,4 +1,4 @@
-// The decoder's backward, tile by tile: recomputes the forward, keeps its activations for the tile only.
+// The decoder's backward, tile by tile, from the activations that the forward has kept.
 #pragma once
 
 #include <cstdint>
@@ -17,17 +17,16 @@ struct Backward {
     // Of each of the decoder's hidden layers: the layer with W transposed, and its weight's gradient.
     std::vector<std::unique_ptr<Layer>> transposed;
     std::vector<std::unique_ptr<WeightGradient>> weights;
-    std::vector<int64_t> widths;  // n0 and the hidden layers' outputs
 };
 
-// One thread's sums of the gradients of everything but the map; rows of a matrix lie padded(columns) apart.
+// One thread's sums of the gradients of everything but the map.
 struct Sums {
     explicit Sums(const Backward& backward);
 
     Buffer<float> rest;                  // [kPlace, n0], transposed
     std::vector<Buffer<float>> biases;   // of all layers but the last, and of the first if it is the only one
-    std::vector<Buffer<float>> weights;  // of the hidden layers
-    Buffer<float> last_weight;           // [out_dim, last_in]
+    std::vector<Buffer<float>> weights;  // of the hidden layers, as their WeightGradient has it
+    Buffer<float> last_weight;           // [out_dim, padded(last_in)]
     Buffer<float> last_bias;
 };
 
@@ -37,6 +36,7 @@ struct Queries {
     const float* grad;          // of the map's answers [Q, out_dim]
     const int32_t* order;
     int64_t count;
+    const char* kept;  // of this tile
 };
 
 class BackwardWorker {
@@ -54,7 +54,7 @@ class BackwardWorker {
     Sums& sums() { return sums_; }
 
   private:
-    void recompute();
+    void take_over(const char* kept);
     float* last_layer(const Queries& queries);
     float* hidden_layers(float* dz);
     bool propagate(const float* map, const Queries& queries);

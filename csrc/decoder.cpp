@@ -1,8 +1,11 @@
 #include "decoder.h"
 
+#include <ATen/Parallel.h>
+
 #include <algorithm>
 #include <utility>
 
+#include "packing.h"
 #include "rows.h"
 
 namespace liif {
@@ -28,7 +31,7 @@ Worker::~Worker() {
 }
 
 bool Worker::answer(const float* map, const float* coord, const float* cell, const int32_t* order, int64_t begin,
-                    int64_t end, float* out) {
+                    int64_t end, float* out, char* kept) {
     const Decoder& d = decoder_;
     const int64_t count = end - begin;
     const int corners = d.local_ensemble ? 4 : 1;
@@ -36,9 +39,10 @@ bool Worker::answer(const float* map, const float* coord, const float* cell, con
     if (!gather_.look_up(map, coord, cell, order + begin, count, current)) {
         return false;
     }
-    for (const auto& layer : d.hidden) {
-        layer->forward(gather_.tile(), current, nullptr, next, scratch_.get());
+    for (size_t k = 0; k < d.hidden.size(); ++k) {
+        d.hidden[k]->forward(gather_.tile(), current, nullptr, next, scratch_.get());
         std::swap(current, next);
+        kept = kept ? pack(current, gather_.tile().rows, d.widths[k + 1], kept) : nullptr;
     }
     const int64_t width = d.last_weight ? d.last_in : d.n0, stride = padded(width);
     for (int64_t q = 0; q < count; ++q) {
@@ -61,7 +65,19 @@ bool Worker::answer(const float* map, const float* coord, const float* cell, con
     return true;
 }
 
-void order_queries(const Decoder& decoder, const float* coord, int64_t begin, int64_t end, int32_t* order) {
+size_t kept_bytes(const Decoder& decoder) {
+    size_t bytes = 0;
+    for (size_t k = 1; k < decoder.widths.size(); ++k) {
+        bytes += packed_bytes(kTileRows, decoder.widths[k]);
+    }
+    return bytes;
+}
+
+namespace {
+
+constexpr int64_t kSortedTogether = 32768;  // queries
+
+void order_slab(const Decoder& decoder, const float* coord, int64_t begin, int64_t end, int32_t* order) {
     constexpr int kBits = 11;
     // Pixels from top to bottom in bands of rows: the queries of a tile then share most of their neighbours, also where
     // there is only about one query for each pixel.
@@ -98,6 +114,19 @@ void order_queries(const Decoder& decoder, const float* coord, int64_t begin, in
     for (size_t i = 0; i < count; ++i) {
         order[begin + static_cast<int64_t>(i)] = items[i].second;
     }
+}
+
+}  // namespace
+
+std::vector<int32_t> order_queries(const Decoder& decoder, const float* coord, int64_t queries) {
+    std::vector<int32_t> order(static_cast<size_t>(queries));
+    const int64_t slabs = (queries + kSortedTogether - 1) / kSortedTogether;
+    at::parallel_for(0, slabs, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t s = begin; s < end; ++s) {
+            order_slab(decoder, coord, s * kSortedTogether, std::min((s + 1) * kSortedTogether, queries), order.data());
+        }
+    });
+    return order;
 }
 
 }  // namespace liif

@@ -29,17 +29,19 @@ struct Decoder {
     int64_t last_in;
     int64_t out_dim;
     int64_t widest;  // padded width of the widest layer
+    std::vector<int64_t> widths;  // n0 and the hidden layers' outputs
 };
 
 // Answers queries [begin, end) of `order`, which lists queries of one feature map such that those with the same
-// neighbours stand together. coord and cell [Q, 2] (cell may be null), out [Q, out_dim]. Returns false, with nothing
-// read out of bounds, if a neighbour lies outside of the window.
+// neighbours stand together. coord and cell [Q, 2] (cell may be null), out [Q, out_dim]; `kept`, where given, gets the
+// hidden layers' activations (kept_bytes). Returns false, with nothing read out of bounds, if a neighbour lies outside
+// of the window.
 class Worker {
   public:
     explicit Worker(const Decoder& decoder);
     ~Worker();
     bool answer(const float* map, const float* coord, const float* cell, const int32_t* order, int64_t begin,
-                int64_t end, float* out);
+                int64_t end, float* out, char* kept = nullptr);
 
   private:
     const Decoder& decoder_;
@@ -49,8 +51,14 @@ class Worker {
     Buffer<char> scratch_;
 };
 
-// Queries of one map in the order in which they are answered: by the pixel of their first neighbour,
-// in bands of a few rows of pixels.
-void order_queries(const Decoder& decoder, const float* coord, int64_t begin, int64_t end, int32_t* order);
+// Queries of one tile.
+inline int64_t tile_queries(const Decoder& decoder) { return decoder.local_ensemble ? kTileRows / 4 : kTileRows; }
+
+// Bytes that a tile keeps for the backward.
+size_t kept_bytes(const Decoder& decoder);
+
+// Queries of one map in the order in which they are answered: by the pixel of their first neighbour, in bands of a few
+// rows of pixels.
+std::vector<int32_t> order_queries(const Decoder& decoder, const float* coord, int64_t queries);
 
 }  // namespace liif

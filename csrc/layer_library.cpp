@@ -161,8 +161,15 @@ class MmWeightGradient final : public WeightGradient {
 
     size_t scratch_bytes() const override { return 0; }
 
-    void add(int64_t rows, const float* dz, const float* h, float* sum, char*) const override {
-        matrix(sum, out_, in_).addmm_(matrix(dz, rows, out_).t(), matrix(h, rows, in_));
+    // sum: [out, padded(in)].
+    void add(const Tile& tile, const float* dz, const float* h, float* sum, char*) const override {
+        matrix(sum, out_, in_).addmm_(matrix(dz, tile.rows, out_).t(), matrix(h, tile.rows, in_));
+    }
+
+    void collect(const float* sum, float* weight) const override {
+        for (int64_t n = 0; n < out_; ++n) {
+            add_row(sum + n * padded(in_), 1.0f, in_, weight + n * in_);
+        }
     }
 
   private:

@@ -2,12 +2,16 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <atomic>
 #include <limits>
+#include <memory>
+#include <mutex>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "arguments.h"
@@ -16,28 +20,52 @@
 namespace liif {
 namespace {
 
-constexpr int64_t kSortedTogether = 32768;  // queries
-
-// Answers every query of one feature map; false if one of them needs a pixel outside of the window.
-bool answer_map(const Decoder& decoder, const float* map, const float* coord, const float* cell, int64_t queries,
-                float* out) {
-    std::vector<int32_t> order(static_cast<size_t>(queries));
-    const int64_t slabs = (queries + kSortedTogether - 1) / kSortedTogether;
-    at::parallel_for(0, slabs, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t s = begin; s < end; ++s) {
-            order_queries(decoder, coord, s * kSortedTogether, std::min((s + 1) * kSortedTogether, queries),
-                          order.data());
+// Uninitialised bytes. The buffer that was let go last is given out again: fresh pages, which the kernel clears first,
+// cost more time than what is written into them.
+at::Tensor reused_bytes(int64_t rows, int64_t columns) {
+    struct Spare {
+        std::mutex lock;
+        std::shared_ptr<Buffer<char>> buffer;
+        int64_t bytes = 0;
+    };
+    // Never destroyed: a tensor may outlive the statics of this library.
+    static Spare& spare = *new Spare;
+    const int64_t bytes = rows * columns;
+    std::shared_ptr<Buffer<char>> buffer;
+    {
+        const std::lock_guard<std::mutex> guard(spare.lock);
+        if (spare.bytes == bytes) {
+            buffer = std::move(spare.buffer);
         }
-    });
-    const int64_t step = decoder.local_ensemble ? kTileRows / 4 : kTileRows;
-    const int64_t tiles = (queries + step - 1) / step;
+        spare.buffer.reset();
+        spare.bytes = 0;
+    }
+    if (!buffer) {
+        buffer = std::make_shared<Buffer<char>>(static_cast<size_t>(bytes));
+    }
+    const auto let_go = [buffer, bytes](void*) {
+        const std::lock_guard<std::mutex> guard(spare.lock);
+        spare.buffer = buffer;
+        spare.bytes = bytes;
+    };
+    return at::from_blob(buffer->get(), {rows, columns}, let_go, at::kByte);
+}
+
+// Answers every query of one feature map, and keeps its tiles' activations where `kept` is given; false if one of them
+// needs a pixel outside of the window.
+bool answer_map(const Decoder& decoder, const float* map, const float* coord, const float* cell, int64_t queries,
+                float* out, char* kept) {
+    const std::vector<int32_t> order = order_queries(decoder, coord, queries);
+    const int64_t step = tile_queries(decoder), tiles = (queries + step - 1) / step;
+    const size_t bytes = kept_bytes(decoder);
     // Threads take the next tile when they are ready, so that a slow or busy core does not hold up the others.
     std::atomic<int64_t> next{0};
     std::atomic<bool> inside{true};
     at::parallel_for(0, std::min<int64_t>(at::get_num_threads(), tiles), 1, [&](int64_t, int64_t) {
         Worker worker(decoder);
         for (int64_t t = next++; t < tiles && inside; t = next++) {
-            if (!worker.answer(map, coord, cell, order.data(), t * step, std::min((t + 1) * step, queries), out)) {
+            char* own = kept ? kept + static_cast<size_t>(t) * bytes : nullptr;
+            if (!worker.answer(map, coord, cell, order.data(), t * step, std::min((t + 1) * step, queries), out, own)) {
                 inside = false;
             }
         }
@@ -45,23 +73,45 @@ bool answer_map(const Decoder& decoder, const float* map, const float* coord, co
     return inside;
 }
 
-at::Tensor cpu_query(const at::Tensor& projected, const at::Tensor& coord, const std::optional<at::Tensor>& cell,
-                     const at::Tensor& rest, at::TensorList weights, at::TensorList biases, bool local_ensemble,
-                     at::IntArrayRef window, const std::string& arithmetic) {
+// The answers, and what their backward takes over (undefined unless `keep`).
+std::tuple<at::Tensor, at::Tensor> answer(const at::Tensor& projected, const at::Tensor& coord,
+                                          const std::optional<at::Tensor>& cell, const at::Tensor& rest,
+                                          at::TensorList weights, at::TensorList biases, bool local_ensemble,
+                                          at::IntArrayRef window, const std::string& arithmetic, bool keep) {
     const Arguments a = checked(projected, coord, cell, rest, weights, biases, window);
     const Decoder decoder = make_decoder(a, local_ensemble, window, arithmetic);
     const int64_t batch = a.coord.size(0), queries = a.coord.size(1);
     at::Tensor out = at::empty({batch, queries, decoder.out_dim}, a.projected.options());
+    const int64_t tiles = (queries + tile_queries(decoder) - 1) / tile_queries(decoder);
+    const int64_t bytes = tiles * static_cast<int64_t>(kept_bytes(decoder));
+    const at::Tensor kept = keep ? reused_bytes(batch, bytes) : at::Tensor();
     for (int64_t b = 0; b < batch; ++b) {
         const bool inside = answer_map(decoder, decoder.projected + b * decoder.height * decoder.width * decoder.n0,
                                        a.coord.const_data_ptr<float>() + b * queries * 2,
                                        cell ? a.cell.const_data_ptr<float>() + b * queries * 2 : nullptr, queries,
-                                       out.mutable_data_ptr<float>() + b * queries * decoder.out_dim);
+                                       out.mutable_data_ptr<float>() + b * queries * decoder.out_dim,
+                                       keep ? reinterpret_cast<char*>(kept.mutable_data_ptr<uint8_t>()) + b * bytes
+                                            : nullptr);
         TORCH_CHECK(inside, "window: expected every neighbour of every query inside rows ", decoder.top, " to ",
                     decoder.top + decoder.height - 1, " and columns ", decoder.left, " to ",
                     decoder.left + decoder.width - 1, " of the map, got one outside; give a larger part of the map");
     }
-    return out;
+    return {out, kept};
+}
+
+at::Tensor cpu_query(const at::Tensor& projected, const at::Tensor& coord, const std::optional<at::Tensor>& cell,
+                     const at::Tensor& rest, at::TensorList weights, at::TensorList biases, bool local_ensemble,
+                     at::IntArrayRef window, const std::string& arithmetic) {
+    return std::get<0>(
+        answer(projected, coord, cell, rest, weights, biases, local_ensemble, window, arithmetic, false));
+}
+
+std::tuple<at::Tensor, at::Tensor> cpu_query_keeping(const at::Tensor& projected, const at::Tensor& coord,
+                                                     const std::optional<at::Tensor>& cell, const at::Tensor& rest,
+                                                     at::TensorList weights, at::TensorList biases,
+                                                     bool local_ensemble, at::IntArrayRef window,
+                                                     const std::string& arithmetic) {
+    return answer(projected, coord, cell, rest, weights, biases, local_ensemble, window, arithmetic, true);
 }
 
 // One hidden layer on rows [N, in], for tests and for measuring the rate of the bare product.
@@ -99,6 +149,9 @@ TORCH_LIBRARY_FRAGMENT(liif_fast, m) {
     m.def(
         "cpu_query(Tensor projected, Tensor coord, Tensor? cell, Tensor rest, Tensor[] weights, Tensor[] biases, "
         "bool local_ensemble, int[] window, str arithmetic) -> Tensor");
+    m.def(
+        "cpu_query_keeping(Tensor projected, Tensor coord, Tensor? cell, Tensor rest, Tensor[] weights, "
+        "Tensor[] biases, bool local_ensemble, int[] window, str arithmetic) -> (Tensor, Tensor)");
     m.def("cpu_layer(Tensor rows, Tensor weight, Tensor bias, str arithmetic) -> Tensor");
     m.def("cpu_compiler() -> str", []() { return std::string(__VERSION__); });
     m.def("cpu_arithmetics(str precision) -> str[]",
@@ -107,6 +160,7 @@ TORCH_LIBRARY_FRAGMENT(liif_fast, m) {
 
 TORCH_LIBRARY_IMPL(liif_fast, CPU, m) {
     m.impl("cpu_query", &cpu_query);
+    m.impl("cpu_query_keeping", &cpu_query_keeping);
     m.impl("cpu_layer", &cpu_layer);
 }
 

@@ -26,7 +26,8 @@ struct Share {
 
 class Pass {
   public:
-    Pass(const Arguments& a, const Backward& backward, const at::Tensor& grad, at::Tensor& d_projected)
+    Pass(const Arguments& a, const Backward& backward, const at::Tensor& grad, const at::Tensor& kept,
+         at::Tensor& d_projected)
         : backward_(backward),
           decoder_(backward.decoder),
           coord_(a.coord.const_data_ptr<float>()),
@@ -35,17 +36,16 @@ class Pass {
           target_(d_projected.mutable_data_ptr<float>()),
           batch_(a.coord.size(0)),
           queries_(a.coord.size(1)),
-          step_(decoder_.local_ensemble ? kTileRows / 4 : kTileRows),
+          step_(tile_queries(decoder_)),
           tiles_((queries_ + step_ - 1) / step_),
-          order_(static_cast<size_t>(batch_ * queries_)) {}
+          kept_(reinterpret_cast<const char*>(kept.const_data_ptr<uint8_t>())),
+          kept_bytes_(static_cast<int64_t>(kept_bytes(decoder_))) {}
 
     // Adds everything up; the sums of each thread, or nothing if a query needs a pixel outside of the window.
     std::vector<std::unique_ptr<BackwardWorker>> run() {
-        at::parallel_for(0, batch_, 1, [&](int64_t begin, int64_t end) {
-            for (int64_t b = begin; b < end; ++b) {
-                order_queries(decoder_, coord_ + b * queries_ * 2, 0, queries_, order_.data() + b * queries_);
-            }
-        });
+        for (int64_t b = 0; b < batch_; ++b) {
+            orders_.push_back(order_queries(decoder_, coord_ + b * queries_ * 2, queries_));
+        }
         share_out();
         std::vector<std::unique_ptr<BackwardWorker>> workers(shares_.size());
         std::vector<char> inside(shares_.size());
@@ -80,7 +80,7 @@ class Pass {
             for (int64_t tile = share.begin; tile < share.end; ++tile) {
                 const int64_t b = tile / tiles_, first = tile % tiles_ * step_;
                 for (int64_t q = first; q < std::min(first + step_, queries_); ++q) {
-                    const float y = coord_[2 * (b * queries_ + order_[static_cast<size_t>(b * queries_ + q)])];
+                    const float y = coord_[2 * (b * queries_ + order(b)[q])];
                     share.first_row = std::min(share.first_row, map_row(b, y, 0));
                     share.last_row = std::max(share.last_row, map_row(b, y, decoder_.local_ensemble ? 1 : 0));
                 }
@@ -100,13 +100,15 @@ class Pass {
         return b * decoder_.height + std::clamp<int64_t>(row, 0, decoder_.height - 1);
     }
 
+    const int32_t* order(int64_t b) const { return orders_[static_cast<size_t>(b)].data(); }
+
     bool work(const Share& share, BackwardWorker& worker) const {
         const int64_t n0 = decoder_.n0, pixels = decoder_.height * decoder_.width;
         for (int64_t tile = share.begin; tile < share.end; ++tile) {
             const int64_t b = tile / tiles_, first = tile % tiles_ * step_, start = b * queries_;
             const Queries queries{coord_ + start * 2, cell_ ? cell_ + start * 2 : nullptr,
-                                  grad_ + start * decoder_.out_dim, order_.data() + start + first,
-                                  std::min(step_, queries_ - first)};
+                                  grad_ + start * decoder_.out_dim, order(b) + first,
+                                  std::min(step_, queries_ - first), kept_ + tile * kept_bytes_};
             const auto target = [&](int64_t pixel) {
                 const int64_t place = b * pixels + pixel;
                 const bool own = place >= share.own * decoder_.width;
@@ -124,7 +126,9 @@ class Pass {
     const float *coord_, *cell_, *grad_;
     float* target_;
     int64_t batch_, queries_, step_, tiles_;
-    std::vector<int32_t> order_;
+    const char* kept_;
+    int64_t kept_bytes_;
+    std::vector<std::vector<int32_t>> orders_;  // of each map
     std::vector<Share> shares_;
 };
 
@@ -148,16 +152,19 @@ using Gradients = std::tuple<at::Tensor, at::Tensor, std::vector<at::Tensor>, st
 Gradients add_up(const Arguments& a, const Backward& backward, at::Tensor d_projected,
                  const std::vector<std::unique_ptr<BackwardWorker>>& workers) {
     const auto vector = [&](int64_t n, const auto& get) { return total(workers, 1, n, n, get).view({n}); };
-    const int64_t n0 = backward.widths.front(), last = backward.decoder.last_in;
+    const int64_t n0 = backward.decoder.widths.front(), last = backward.decoder.last_in;
     at::Tensor d_rest = total(workers, kPlace, n0, n0, [](const Sums& s) { return s.rest.get(); });
     std::vector<at::Tensor> d_weights, d_biases;
-    for (size_t k = 0; k < backward.widths.size(); ++k) {
-        const int64_t width = backward.widths[k];
+    for (size_t k = 0; k < backward.decoder.widths.size(); ++k) {
+        const int64_t width = backward.decoder.widths[k];
         d_biases.push_back(vector(width, [k](const Sums& s) { return s.biases[k].get(); }));
         if (k > 0) {
-            const int64_t in = backward.widths[k - 1];
-            const auto get = [k](const Sums& s) { return s.weights[k - 1].get(); };
-            d_weights.push_back(total(workers, width, in, padded(in), get));
+            const int64_t in = backward.decoder.widths[k - 1];
+            d_weights.push_back(at::zeros({width, in}, at::kFloat));
+            for (const auto& worker : workers) {
+                backward.weights[k - 1]->collect(worker->sums().weights[k - 1].get(),
+                                                 d_weights.back().mutable_data_ptr<float>());
+            }
         }
     }
     if (!a.weights.empty()) {
@@ -171,23 +178,27 @@ Gradients add_up(const Arguments& a, const Backward& backward, at::Tensor d_proj
 Gradients cpu_query_backward(const at::Tensor& grad, const at::Tensor& projected, const at::Tensor& coord,
                              const std::optional<at::Tensor>& cell, const at::Tensor& rest, at::TensorList weights,
                              at::TensorList biases, bool local_ensemble, at::IntArrayRef window,
-                             const std::string& arithmetic) {
+                             const std::string& arithmetic, const at::Tensor& kept) {
     const Arguments a = checked(projected, coord, cell, rest, weights, biases, window);
     const Decoder decoder = make_decoder(a, local_ensemble, window, arithmetic);
     const std::vector<int64_t> answers = {a.coord.size(0), a.coord.size(1), decoder.out_dim};
     TORCH_CHECK(grad.sizes() == answers, "grad: expected ", answers, ", got ", grad.sizes());
     check_float(grad, "grad");
-    Backward backward{decoder, {}, {}, {decoder.n0}};
+    const int64_t tiles = (a.coord.size(1) + tile_queries(decoder) - 1) / tile_queries(decoder);
+    const std::vector<int64_t> expected = {a.coord.size(0), tiles * static_cast<int64_t>(kept_bytes(decoder))};
+    TORCH_CHECK(kept.sizes() == expected && kept.scalar_type() == at::kByte && kept.is_contiguous(),
+                "kept: expected the second result of cpu_query_keeping, uint8 ", expected, ", got ",
+                kept.scalar_type(), " ", kept.sizes());
+    Backward backward{decoder, {}, {}};
     for (size_t k = 0; k + 1 < a.weights.size(); ++k) {
         const at::Tensor transposed = a.weights[k].t().contiguous();
         const int64_t in = transposed.size(0), out = transposed.size(1);
         backward.transposed.push_back(make_layer(arithmetic, {transposed.const_data_ptr<float>(), nullptr, out, in}));
         backward.weights.push_back(make_weight_gradient(arithmetic, in, out));
-        backward.widths.push_back(a.weights[k].size(0));
     }
     at::Tensor d_projected = at::zeros(projected.sizes(), at::kFloat);
     const at::Tensor answers_grad = grad.contiguous();
-    const auto workers = Pass(a, backward, answers_grad, d_projected).run();
+    const auto workers = Pass(a, backward, answers_grad, kept, d_projected).run();
     TORCH_CHECK(!workers.empty() || grad.numel() == 0,
                 "window: expected every neighbour of every query inside the part of the map, got one outside; give a "
                 "larger part");
@@ -199,7 +210,7 @@ Gradients cpu_query_backward(const at::Tensor& grad, const at::Tensor& projected
 TORCH_LIBRARY_FRAGMENT(liif_fast, m) {
     m.def(
         "cpu_query_backward(Tensor grad, Tensor projected, Tensor coord, Tensor? cell, Tensor rest, Tensor[] weights, "
-        "Tensor[] biases, bool local_ensemble, int[] window, str arithmetic) "
+        "Tensor[] biases, bool local_ensemble, int[] window, str arithmetic, Tensor kept) "
         "-> (Tensor, Tensor, Tensor[], Tensor[])");
 }
 

@@ -1,10 +1,12 @@
-// The gradient of a hidden layer's weight, sum += dz^T * h, on tiles of rows.
+// The gradient of a hidden layer's weight, dz^T * h, added up over tiles of rows.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
+
+#include "layer.h"
 
 namespace liif {
 
@@ -13,9 +15,11 @@ class WeightGradient {
     virtual ~WeightGradient() = default;
     // Bytes that add needs for itself, aligned to 64.
     virtual size_t scratch_bytes() const = 0;
-    // dz [rows, padded(out)], h [rows, padded(in)], sum [out, padded(in)]; rows is kTileRows at most. Columns of dz and
-    // h past their widths are never used, those of sum may get any value.
-    virtual void add(int64_t rows, const float* dz, const float* h, float* sum, char* scratch) const = 0;
+    // dz [rows, padded(out)], h [rows, padded(in)] of a tile; sum: out * padded(in) floats, in an order of its own.
+    // Columns of dz and h past their widths are never used.
+    virtual void add(const Tile& tile, const float* dz, const float* h, float* sum, char* scratch) const = 0;
+    // weight [out, in] += sum.
+    virtual void collect(const float* sum, float* weight) const = 0;
 };
 
 // For the arithmetics of layer.h.

@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "layer.h"
 #include "panels.h"
+#include "rows.h"
 #include "vnni.h"
 
 namespace liif {
@@ -94,7 +94,9 @@ class VnniWeightGradient final : public WeightGradient {
         return static_cast<size_t>((kPairs + 1) * (padded(in_) + padded(out_))) * sizeof(int32_t);
     }
 
-    void add(int64_t rows, const float* dz, const float* h, float* sum, char* scratch) const override {
+    // sum: [out, padded(in)].
+    void add(const Tile& tile, const float* dz, const float* h, float* sum, char* scratch) const override {
+        const int64_t rows = tile.rows;
         int32_t *columns = reinterpret_cast<int32_t*>(scratch), *panels = columns + kPairs * padded(out_);
         float* dz_scales = reinterpret_cast<float*>(panels + kPairs * padded(in_));
         float* h_scales = dz_scales + padded(out_);
@@ -115,6 +117,12 @@ class VnniWeightGradient final : public WeightGradient {
                                             static_cast<int>(std::min<int64_t>(kOutputs, out_ - n)),
                                             sum + n * padded(in_) + part.first, padded(in_));
             }
+        }
+    }
+
+    void collect(const float* sum, float* weight) const override {
+        for (int64_t n = 0; n < out_; ++n) {
+            add_row(sum + n * padded(in_), 1.0f, in_, weight + n * in_);
         }
     }
 

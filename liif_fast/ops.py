@@ -35,6 +35,21 @@ def ask(
     """`query` for a decoder: where is (coord, cell) or a grid, source the features with `direct`, else projected."""
     kernel, rest = params.split()
     coord, cell = (None, None) if isinstance(where, Grid) else where
+    learning = torch.is_grad_enabled() and any(t.requires_grad for t in (source, *params.weights, *params.biases))
+    if backend in KEEPING and coord is not None and not direct and learning:
+        answer, _ = query_keeping(
+            source,
+            coord,
+            cell if params.cell_decode else None,
+            rest,
+            list(params.weights[1:]),
+            list(params.biases),
+            params.local_ensemble,
+            list(window),
+            backend,
+            precision,
+        )
+        return answer
     return query(
         source,
         kernel if direct else None,
@@ -170,9 +185,87 @@ def _(
     return source.new_empty(source.shape[0], queries, biases[-1].shape[0], dtype=torch.float32)
 
 
+KEEPING_SCHEMA = (
+    "(Tensor source, Tensor coord, Tensor? cell, Tensor rest, Tensor[] weights, Tensor[] biases, "
+    "bool local_ensemble, SymInt[] window, str backend, str precision) -> (Tensor, Tensor)"
+)
+Answers = tuple[Tensor, Tensor]
+
+
+def _cpu_keeping(
+    source: Tensor,
+    coord: Tensor,
+    cell: Tensor | None,
+    rest: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    local_ensemble: bool,
+    window: Sequence[int],
+    precision: str,
+) -> Answers:
+    found: Answers = torch.ops.liif_fast.cpu_query_keeping(
+        source.float(),
+        coord,
+        cell,
+        rest.float(),
+        [weight.float() for weight in weights],
+        [bias.float() for bias in biases],
+        local_ensemble,
+        window,
+        extension.BEST["bf16" if precision == "bf16" else "fp32"],
+    )
+    return found
+
+
+KEEPING: dict[str, Callable[..., Answers]] = {"cpu": _cpu_keeping}
+
+
+@torch.library.custom_op("liif_fast::query_keeping", mutates_args=(), schema=KEEPING_SCHEMA)
+def query_keeping(
+    source: Tensor,
+    coord: Tensor,
+    cell: Tensor | None,
+    rest: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    local_ensemble: bool,
+    window: Sequence[int],
+    backend: str,
+    precision: str,
+) -> Answers:
+    """`query` on a projected map, and the hidden layers' activations that its backward then need not compute again.
+
+    The second result is for `query_backward` alone: uint8, only partly written. backend: a key of KEEPING.
+    """
+    return KEEPING[backend](source, coord, cell, rest, weights, biases, local_ensemble, window, precision)
+
+
+@query_keeping.register_fake
+def _(
+    source: Tensor,
+    coord: Tensor,
+    cell: Tensor | None,
+    rest: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    local_ensemble: bool,
+    window: Sequence[int],
+    backend: str,
+    precision: str,
+) -> Answers:
+    # kept_bytes in csrc/decoder.cpp: tiles of 128 rows, a mask of 2 bytes for each 16 values of 4 bytes.
+    rows = 4 * coord.shape[1] if local_ensemble else coord.shape[1]
+    tile = sum((bias.shape[0] + 15) // 16 * 128 * 66 + 64 for bias in biases[1:-1])
+    return (
+        source.new_empty(source.shape[0], coord.shape[1], biases[-1].shape[0], dtype=torch.float32),
+        source.new_empty(source.shape[0], (rows + 127) // 128 * tile, dtype=torch.uint8),
+    )
+
+
 BACKWARD_SCHEMA = (
     "(Tensor grad, Tensor source, Tensor coord, Tensor? cell, Tensor rest, Tensor[] weights, Tensor[] biases, "
-    "bool local_ensemble, SymInt[] window, str backend, str precision) -> (Tensor, Tensor, Tensor[], Tensor[])"
+    "bool local_ensemble, SymInt[] window, str backend, str precision, Tensor? kept=None) "
+    "-> (Tensor, Tensor, Tensor[], Tensor[])"
 )
 Gradients = tuple[Tensor, Tensor, list[Tensor], list[Tensor]]
 
@@ -188,7 +281,10 @@ def _cpu_backward(
     local_ensemble: bool,
     window: Sequence[int],
     precision: str,
+    kept: Tensor | None,
 ) -> Gradients:
+    if kept is None:
+        _, kept = _cpu_keeping(source, coord, cell, rest, weights, biases, local_ensemble, window, precision)
     found: Gradients = torch.ops.liif_fast.cpu_query_backward(
         grad.float(),
         source.float(),
@@ -200,6 +296,7 @@ def _cpu_backward(
         local_ensemble,
         window,
         extension.BEST["bf16" if precision == "bf16" else "fp32"],
+        kept,
     )
     return found
 
@@ -207,7 +304,8 @@ def _cpu_backward(
 def _triton_backward(*args: Any) -> Gradients:
     from liif_fast.kernels import launch_backward
 
-    return launch_backward.backward(*args)
+    *given, _ = args
+    return launch_backward.backward(*given)
 
 
 BACKWARD: dict[str, Callable[..., Gradients]] = {"cpu": _cpu_backward, "triton": _triton_backward}
@@ -226,13 +324,16 @@ def query_backward(
     window: Sequence[int],
     backend: str,
     precision: str,
+    kept: Tensor | None = None,
 ) -> Gradients:
     """Gradients of `query` on a projected map: (d_source, d_rest, d_weights, d_biases), float32.
 
     grad: [B, Q, out_dim] float32, of the answers; the rest as in `query`, of which each gradient has the shape.
-    Nothing of the forward is kept: it is computed again. backend: a key of BACKWARD. Not differentiable.
+    kept: the second result of `query_keeping`; without it the forward is computed again. backend: a key of BACKWARD.
+    Not differentiable.
     """
-    return BACKWARD[backend](grad, source, coord, cell, rest, weights, biases, local_ensemble, window, precision)
+    given = (grad, source, coord, cell, rest, weights, biases, local_ensemble, window, precision)
+    return BACKWARD[backend](*given, kept)
 
 
 @query_backward.register_fake
@@ -248,6 +349,7 @@ def _(
     window: Sequence[int],
     backend: str,
     precision: str,
+    kept: Tensor | None = None,
 ) -> Gradients:
     def like(tensor: Tensor) -> Tensor:
         return tensor.new_empty(tensor.shape, dtype=torch.float32)
@@ -282,9 +384,31 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     )
 
 
+def _remember_kept(ctx: Any, inputs: tuple[Any, ...], output: Answers) -> None:
+    source, coord, cell, rest, weights, biases, *ctx.switches = inputs
+    ctx.layers = len(biases)
+    ctx.save_for_backward(source, coord, cell, rest, output[1], *biases, *weights)
+
+
+def _differentiate_kept(ctx: Any, grad: Tensor, _: Any) -> tuple[Any, ...]:
+    if any(ctx.needs_input_grad[1:3]):
+        raise BackendError("query_keeping has no gradients of coordinates; use liif_fast.query or backend='torch'")
+    source, coord, cell, rest, kept, *layers = ctx.saved_tensors
+    biases, weights = layers[: ctx.layers], layers[ctx.layers :]
+    found = query_backward(grad, source, coord, cell, rest, weights, biases, *ctx.switches, kept)
+    d_source, d_rest, d_weights, d_biases = found
+    return (
+        *(d_source.to(source.dtype), None, None, d_rest.to(rest.dtype)),
+        [d.to(weight.dtype) for d, weight in zip(d_weights, weights, strict=True)],
+        [d.to(bias.dtype) for d, bias in zip(d_biases, biases, strict=True)],
+        *(None, None, None, None),
+    )
+
+
 def _refuse(ctx: Any, *grads: Any) -> None:
     raise BackendError("the fused decoder has first derivatives only, got a second one; use backend='torch'")
 
 
 query.register_autograd(_differentiate, setup_context=_remember)
+query_keeping.register_autograd(_differentiate_kept, setup_context=_remember_kept)
 query_backward.register_autograd(_refuse)
