@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liif_fast import backends, reference
+from liif_fast import backends, convolution, reference
 from liif_fast.backends import pytorch
 from liif_fast.box import Box
 from liif_fast.errors import UsageError
@@ -38,14 +38,18 @@ def project(feat: Tensor, params: DecoderParams, precision: str = "auto") -> Ten
 
     feat [B, C, H, W] -> [B, H, W, N0], contiguous, without bias: one convolution with zero padding, which equals the
     linear layer on the unfolded features. Serves every query of this map; differentiable. On the CPU it is float32 (or
-    float64) whatever the precision, since it is a small share of the work there.
+    float64) whatever the precision, since it is a small share of the work there; for bf16 with gradients by
+    `convolution.convolve` where that fits.
     """
     check_feat(feat, params)
     precision = resolve_precision(precision, feat)
     dtype = pytorch.DTYPES[precision] if feat.device.type != "cpu" else torch.float32
     dtype = torch.float64 if feat.dtype == torch.float64 else dtype
     kernel, _ = params.split()
+    learning = precision == "bf16" and dtype == torch.float32 and _needs_grad(feat, kernel)
     with torch.autocast(feat.device.type, enabled=False):
+        if learning and not feat.is_cuda and convolution.fits(feat.shape[1], kernel.shape[0], tuple(kernel.shape[2:])):
+            return convolution.convolve(feat.float(), kernel.float(), None).permute(0, 2, 3, 1).contiguous()
         feat = feat.to(dtype).contiguous(memory_format=torch.channels_last)
         convolve = _float32_convolution if feat.is_cuda and precision in ("fp32", "tf32x3") else F.conv2d
         projected = convolve(feat, kernel.to(dtype), padding=kernel.shape[-1] // 2)

@@ -155,6 +155,22 @@ def test_the_same_bits_again(backend: str, threads: int) -> None:
         torch.set_num_threads(before)
 
 
+@pytest.mark.skipif("cpu" not in BACKENDS, reason=str(backends.unusable_reason("cpu", torch.device("cpu"))))
+@pytest.mark.parametrize("hidden", [[], [24, 40], [33, 7, 20]])
+def test_what_the_forward_keeps_is_what_the_backward_would_compute(hidden: list[int]) -> None:
+    params = random_params(4, hidden)
+    source, (coord, cell), (_, rest) = project(seeded((2, 4, 5, 6), 1, 1), params), random_queries(2, 90), params.split()
+    given = (source, coord, cell, rest, list(params.weights[1:]), list(params.biases), True, [5, 6, 0, 0])
+    for precision in precisions("cpu", params):
+        answer, kept = ops.query_keeping(*given, "cpu", precision)
+        grad = seeded(list(answer.shape), 5, 1)
+        found = (ops.query_backward(grad, *given, "cpu", precision, k) for k in (kept, None))
+        for own, again in zip(*map(torch.utils._pytree.tree_leaves, found), strict=True):
+            assert torch.equal(own, again)
+    with pytest.raises(RuntimeError, match="kept: expected"):
+        ops.query_backward(grad, *given, "cpu", "fp32", torch.zeros(2, 7, dtype=torch.uint8))
+
+
 def test_a_windows_gradient_is_that_of_the_whole_map(backend: str) -> None:
     params = random_params(3, [32, 32])
     projected = project(seeded((1, 3, 12, 10), 1, 1), params)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from liif_fast.convolution import Conv2d
 from liif_fast.errors import UsageError
 
 # Mean colour of DIV2K, in [0, 1].
@@ -13,7 +14,7 @@ DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 
 def conv(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Conv2d:
     """A convolution with bias that keeps the picture's size (zero padding, odd kernels)."""
-    return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+    return Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
 
 
 class MeanShift(nn.Conv2d):

@@ -1,0 +1,77 @@
+"""Convolutions for training in half precision without instructions for it: exact enough, of any size, and when used."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import seeded
+from torch import Tensor, nn
+
+from liif_fast import convolution
+from liif_fast.convolution import Conv2d, convolve, convolve_weight
+
+needed = pytest.mark.skipif(
+    not convolution.fits(16, 16, (3, 3)), reason="this processor has bfloat16, no AVX-512 or no compiled extension"
+)
+SIZES = [(1, 16, 16, 1, 1), (2, 16, 32, 5, 9), (1, 64, 256, 13, 8), (3, 32, 80, 21, 4)]
+
+
+def operands(size: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    batch, channels, outputs, height, width = size
+    drawn = [
+        seeded([batch, channels, height, width], 1, 1),
+        seeded([outputs, channels, 3, 3], 2, channels**-0.5 / 3),
+        seeded([outputs], 3, 1),
+    ]
+    return [t.to(dtype).requires_grad_() for t in drawn]
+
+
+def results(size: tuple[int, ...], by: object, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """The convolution and its three gradients."""
+    leaves = operands(size, dtype)
+    out = convolve(*leaves) if by is convolve else F.conv2d(*leaves, padding=1)
+    return [out.detach(), *torch.autograd.grad(out, leaves, seeded(list(out.shape), 4, 1).to(dtype))]
+
+
+@needed
+@pytest.mark.parametrize("size", SIZES)
+def test_error_is_far_below_that_of_bfloat16(size: tuple[int, ...]) -> None:
+    truth = results(size, F.conv2d, torch.float64)
+    half = results(size, F.conv2d, torch.bfloat16)
+    for ours, theirs, want in zip(results(size, convolve), half, truth, strict=True):
+        assert ours.shape == want.shape
+        assert (ours - want).norm() <= 0.02 * (theirs - want).norm() + 1e-6 * want.norm()
+
+
+@needed
+def test_the_same_bits_again_and_a_layout_of_any_kind() -> None:
+    x, kernel, bias = (t.detach() for t in operands(SIZES[1]))
+    want = convolve(x, kernel, bias)
+    assert want.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(convolve(x.contiguous(memory_format=torch.channels_last), kernel, bias), want)
+    grad = seeded(list(want.shape), 5, 1)
+    assert torch.equal(convolve_weight(x, grad), convolve_weight(x, grad))
+
+
+@needed
+def test_opcheck() -> None:
+    x, kernel, bias = operands(SIZES[1])
+    assert set(torch.library.opcheck(convolve, (x, kernel, bias)).values()) == {"SUCCESS"}
+    assert set(torch.library.opcheck(convolve, (x, kernel, None)).values()) == {"SUCCESS"}
+    grad = convolve(x, kernel, bias).detach()
+    assert set(torch.library.opcheck(convolve_weight, (x.detach(), grad)).values()) == {"SUCCESS"}
+
+
+@needed
+@pytest.mark.parametrize(("channels", "outputs", "kernel"), [(16, 16, 3), (3, 16, 3), (16, 16, 1)])
+def test_a_layer_under_autocast_is_that_of_float32(channels: int, outputs: int, kernel: int) -> None:
+    torch.manual_seed(0)
+    layer, plain = (make(channels, outputs, kernel, padding=kernel // 2) for make in (Conv2d, nn.Conv2d))
+    layer.load_state_dict(plain.state_dict())
+    x = seeded([2, channels, 7, 6], 1, 1)
+    assert torch.equal(layer(x), plain(x))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = layer(x.bfloat16())
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, plain(x.bfloat16().float()), rtol=1e-5, atol=1e-5)
