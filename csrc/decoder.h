@@ -28,7 +28,7 @@ struct Decoder {
     const float* last_bias;
     int64_t last_in;
     int64_t out_dim;
-    int64_t widest;  // padded width of the widest layer
+    int64_t widest;               // padded width of the widest layer
     std::vector<int64_t> widths;  // n0 and the hidden layers' outputs
 };
 

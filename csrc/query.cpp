@@ -86,12 +86,12 @@ std::tuple<at::Tensor, at::Tensor> answer(const at::Tensor& projected, const at:
     const int64_t bytes = tiles * static_cast<int64_t>(kept_bytes(decoder));
     const at::Tensor kept = keep ? reused_bytes(batch, bytes) : at::Tensor();
     for (int64_t b = 0; b < batch; ++b) {
-        const bool inside = answer_map(decoder, decoder.projected + b * decoder.height * decoder.width * decoder.n0,
-                                       a.coord.const_data_ptr<float>() + b * queries * 2,
-                                       cell ? a.cell.const_data_ptr<float>() + b * queries * 2 : nullptr, queries,
-                                       out.mutable_data_ptr<float>() + b * queries * decoder.out_dim,
-                                       keep ? reinterpret_cast<char*>(kept.mutable_data_ptr<uint8_t>()) + b * bytes
-                                            : nullptr);
+        const bool inside =
+            answer_map(decoder, decoder.projected + b * decoder.height * decoder.width * decoder.n0,
+                       a.coord.const_data_ptr<float>() + b * queries * 2,
+                       cell ? a.cell.const_data_ptr<float>() + b * queries * 2 : nullptr, queries,
+                       out.mutable_data_ptr<float>() + b * queries * decoder.out_dim,
+                       keep ? reinterpret_cast<char*>(kept.mutable_data_ptr<uint8_t>()) + b * bytes : nullptr);
         TORCH_CHECK(inside, "window: expected every neighbour of every query inside rows ", decoder.top, " to ",
                     decoder.top + decoder.height - 1, " and columns ", decoder.left, " to ",
                     decoder.left + decoder.width - 1, " of the map, got one outside; give a larger part of the map");
@@ -108,9 +108,8 @@ at::Tensor cpu_query(const at::Tensor& projected, const at::Tensor& coord, const
 
 std::tuple<at::Tensor, at::Tensor> cpu_query_keeping(const at::Tensor& projected, const at::Tensor& coord,
                                                      const std::optional<at::Tensor>& cell, const at::Tensor& rest,
-                                                     at::TensorList weights, at::TensorList biases,
-                                                     bool local_ensemble, at::IntArrayRef window,
-                                                     const std::string& arithmetic) {
+                                                     at::TensorList weights, at::TensorList biases, bool local_ensemble,
+                                                     at::IntArrayRef window, const std::string& arithmetic) {
     return answer(projected, coord, cell, rest, weights, biases, local_ensemble, window, arithmetic, true);
 }
 

@@ -106,9 +106,9 @@ class Pass {
         const int64_t n0 = decoder_.n0, pixels = decoder_.height * decoder_.width;
         for (int64_t tile = share.begin; tile < share.end; ++tile) {
             const int64_t b = tile / tiles_, first = tile % tiles_ * step_, start = b * queries_;
-            const Queries queries{coord_ + start * 2, cell_ ? cell_ + start * 2 : nullptr,
-                                  grad_ + start * decoder_.out_dim, order(b) + first,
-                                  std::min(step_, queries_ - first), kept_ + tile * kept_bytes_};
+            const Queries queries{
+                coord_ + start * 2, cell_ ? cell_ + start * 2 : nullptr, grad_ + start * decoder_.out_dim,
+                order(b) + first,   std::min(step_, queries_ - first),   kept_ + tile * kept_bytes_};
             const auto target = [&](int64_t pixel) {
                 const int64_t place = b * pixels + pixel;
                 const bool own = place >= share.own * decoder_.width;
@@ -187,8 +187,8 @@ Gradients cpu_query_backward(const at::Tensor& grad, const at::Tensor& projected
     const int64_t tiles = (a.coord.size(1) + tile_queries(decoder) - 1) / tile_queries(decoder);
     const std::vector<int64_t> expected = {a.coord.size(0), tiles * static_cast<int64_t>(kept_bytes(decoder))};
     TORCH_CHECK(kept.sizes() == expected && kept.scalar_type() == at::kByte && kept.is_contiguous(),
-                "kept: expected the second result of cpu_query_keeping, uint8 ", expected, ", got ",
-                kept.scalar_type(), " ", kept.sizes());
+                "kept: expected the second result of cpu_query_keeping, uint8 ", expected, ", got ", kept.scalar_type(),
+                " ", kept.sizes());
     Backward backward{decoder, {}, {}};
     for (size_t k = 0; k + 1 < a.weights.size(); ++k) {
         const at::Tensor transposed = a.weights[k].t().contiguous();

@@ -21,7 +21,8 @@ namespace {
 // Outputs worked on together: their sums for one panel of inputs, 12 KB, stay in the first-level cache for a tile.
 constexpr int64_t kSegment = 64;
 
-// Lists the outputs of one segment, from `first`, that are not zero in all rows; returns how many. Writes whole vectors.
+// Lists the outputs of one segment, from `first`, that are not zero in all rows; returns how many. Writes whole
+// vectors.
 LIIF_AVX512 int find_outputs(const float* dz, int64_t stride, int rows, int64_t first, int64_t end, int32_t* outputs) {
     const __m512i no_sign = _mm512_set1_epi32(0x7FFFFFFF);
     __m512i index = _mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(first)),

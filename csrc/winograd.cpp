@@ -1,5 +1,6 @@
-// 3 x 3 convolutions with zero padding by Winograd's minimal filtering F(4 x 4, 3 x 3) (Lavin and Gray, 2016): a quarter
-// of the multiplications, for an error of a few more float32 digits. liif_fast/convolution.py turns the kernels.
+// 3 x 3 convolutions with zero padding by Winograd's minimal filtering F(4 x 4, 3 x 3) (Lavin and Gray, 2016): a
+// quarter of the multiplications, for an error of a few more float32 digits. liif_fast/convolution.py turns the
+// kernels.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/native/CPUBlas.h>
@@ -71,8 +72,13 @@ LIIF_AVX512 inline void turn_gradient(const __m512* x, __m512* y) {
 // A map of float32 pixels [batch, height, width, channels], cut into tiles of kOut x kOut.
 struct Map {
     Map(const at::Tensor& t, const float* values)
-        : height(t.size(2)), width(t.size(3)), channels(t.size(1)), down((height + kOut - 1) / kOut),
-          across((width + kOut - 1) / kOut), tiles(t.size(0) * down * across), values(values) {}
+        : height(t.size(2)),
+          width(t.size(3)),
+          channels(t.size(1)),
+          down((height + kOut - 1) / kOut),
+          across((width + kOut - 1) / kOut),
+          tiles(t.size(0) * down * across),
+          values(values) {}
 
     // The pixel at (y, x) of a tile, which starts at (0, 0); null outside of the map.
     const float* pixel(int64_t tile, int64_t y, int64_t x) const {
