@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from liif_fast import extension
 
-
 # Looked up once: torch.compile traces through the choice.
 WANTED = (
     extension.import_error is None

@@ -386,6 +386,8 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 def _remember_kept(ctx: Any, inputs: tuple[Any, ...], output: Answers) -> None:
     source, coord, cell, rest, weights, biases, *ctx.switches = inputs
+    # Else autograd would make zeros of the size of what is kept.
+    ctx.set_materialize_grads(False)
     ctx.layers = len(biases)
     ctx.save_for_backward(source, coord, cell, rest, output[1], *biases, *weights)
 

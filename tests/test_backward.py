@@ -159,7 +159,8 @@ def test_the_same_bits_again(backend: str, threads: int) -> None:
 @pytest.mark.parametrize("hidden", [[], [24, 40], [33, 7, 20]])
 def test_what_the_forward_keeps_is_what_the_backward_would_compute(hidden: list[int]) -> None:
     params = random_params(4, hidden)
-    source, (coord, cell), (_, rest) = project(seeded((2, 4, 5, 6), 1, 1), params), random_queries(2, 90), params.split()
+    source = project(seeded((2, 4, 5, 6), 1, 1), params)
+    (coord, cell), (_, rest) = random_queries(2, 90), params.split()
     given = (source, coord, cell, rest, list(params.weights[1:]), list(params.biases), True, [5, 6, 0, 0])
     for precision in precisions("cpu", params):
         answer, kept = ops.query_keeping(*given, "cpu", precision)
