@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from liif_fast.convolution import Conv2d
 from liif_fast.models.edsr import EDSR, ResBlock
 
 
@@ -24,7 +25,7 @@ def rollable(encoder: nn.Module) -> bool:
     layers = [encoder.head[0], last, *(block.body[k] for block in blocks for k in (0, 2))]
     # A hook may stand for a layer's weights (weight_norm) or want to see whole maps.
     plain = all(not (m._forward_hooks or m._forward_pre_hooks) for m in encoder.modules())
-    return plain and all(type(layer) is nn.Conv2d and layer.kernel_size == (3, 3) for layer in layers)
+    return plain and all(type(layer) in (nn.Conv2d, Conv2d) and layer.kernel_size == (3, 3) for layer in layers)
 
 
 def row_floats(encoder: EDSR) -> int:
