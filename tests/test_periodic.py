@@ -142,7 +142,10 @@ def test_on_the_command_line(
     lay_desk(tmp_path, monkeypatch)
     array = np.asarray(photo())
     for arguments, wrap in ((["--wrap"], True), (["--wrap", "x"], "x")):
-        assert command("photo.png", "-o", "out.png", "-s", "1.5", "--overwrite", "-q", *arguments) == 0
+        assert (
+            command("photo.png", "--precision", "fp32", "-o", "out.png", "-s", "1.5", "--overwrite", "-q", *arguments)
+            == 0
+        )
         with Image.open("out.png") as image:
             result = np.asarray(image)
         assert (result == upscale(array, 1.5, model=bilinear_liif(), wrap=wrap)).all()

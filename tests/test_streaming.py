@@ -195,7 +195,7 @@ def test_the_command_streams_and_keeps_what_it_can(desk: Path, monkeypatch: pyte
 
 def test_a_zarr_is_written_replaced_and_read(desk: Path, capsys: Any) -> None:
     pytest.importorskip("zarr")
-    assert upscale("photo.png", "-s", "2", "-o", "x.zarr") == 0
+    assert upscale("photo.png", "-s", "2", "-o", "x.zarr", "--precision", "fp32") == 0
     with Image.open("photo.png") as source:
         expected = np.asarray(liif_fast.upscale(source, 2, model="model.safetensors"))
     assert np.array_equal(stored("x.zarr"), expected)
@@ -283,8 +283,13 @@ def test_without_the_extra(desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("layout", ["tiled", "strips", "zarr"])
-@pytest.mark.parametrize("dtype", list(FULL))
+@pytest.mark.parametrize(
+    ("layout", "dtype"),
+    [
+        ("zarr", "float32"),
+        *((layout, dtype) for layout in ("tiled", "strips", "zarr") for dtype in ("uint8", "uint16")),
+    ],
+)
 def test_windows_give_the_same_pixels_as_the_whole(
     dtype: str, layout: str, channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,6 +320,40 @@ def test_windows_give_the_same_pixels_as_the_whole(
         expected = liif_fast.upscale(source, 1.7, model=model, **arguments)
         assert np.array_equal(liif_fast.upscale(opened, 1.7, model=model, tile=32, **arguments), expected)
     assert max(read) < 60 * 60
+
+
+def test_floating_values_are_streamed_in_their_own_range(desk: Path) -> None:
+    source = noise(3, "float32", 60, 40)
+    source.flat[:2] = 0, 1
+    tifffile.imwrite("heights.tif", source * 900 - 100, photometric="rgb")
+    assert upscale("heights.tif", "-s", "1.5", "-o", "out.tif", "--compress") == 0
+    expected = liif_fast.upscale(source, 1.5, model="model.safetensors") * 900 - 100
+    with tifffile.TiffFile("out.tif") as file:
+        assert file.pages[0].compression.name == "ADOBE_DEFLATE"
+        assert np.abs(file.asarray() - expected).max() < 1e-2
+
+
+def test_a_streamed_result_without_metadata(desk: Path) -> None:
+    photo().save("photo.tif", dpi=(300, 300), tiffinfo={315: "me"})
+    for arguments, kept in (([], {282, 315}), (["--strip-metadata"], set())):
+        assert upscale("photo.tif", "-s", "1", "-o", "out.tif", "--compress", "--overwrite", *arguments) == 0
+        with tifffile.TiffFile("out.tif") as file:
+            assert {282, 315} & {tag.code for tag in file.pages[0].tags} >= kept
+            assert (315 in {tag.code for tag in file.pages[0].tags}) == bool(kept)
+
+
+def test_a_zarr_among_other_pictures(desk: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+    (desk / "album").mkdir()
+    photo().save("album/b.png")
+    zarr.create_array("album/a.zarr", data=noise(3, "uint16", 30, 20), chunks=(16, 16, 3))
+    assert upscale("album", "-o", "out/", "-s", "2") == 0
+    assert names(desk / "out") == ["a_x2.zarr", "b_x2.png"]
+    assert stored("out/a_x2.zarr").shape == (60, 40, 3)
+    # Not a zarr again: 16-bit colour as a file of its own.
+    assert upscale("album/a.zarr", "-o", "a.png", "-s", "2") == 0
+    imagecodecs = pytest.importorskip("imagecodecs")
+    assert np.array_equal(imagecodecs.imread("a.png"), stored("out/a_x2.zarr"))
 
 
 def test_what_is_better_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
