@@ -271,7 +271,7 @@ def staged(monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, float, float])
     return stages, Converter()
 
 
-@pytest.mark.parametrize("seconds", [(0.03, 0.03, 0.03), (0.0, 0.02, 0.06), (0.06, 0.02, 0.0), (0.0, 0.05, 0.0)])
+@pytest.mark.parametrize("seconds", [(0.1, 0.1, 0.1), (0.0, 0.1, 0.2), (0.2, 0.1, 0.0), (0.0, 0.15, 0.0)])
 def test_reading_computing_and_writing_overlap(
     seconds: tuple[float, float, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
