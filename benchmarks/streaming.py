@@ -6,8 +6,6 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import torch
 from PIL import Image
 
 from benchmarks.machine import describe
+from benchmarks.racing import timed
 from liif_fast import functional, load, streaming
 from liif_fast.box import Box
 from liif_fast.upscaling import upscaling
@@ -34,12 +33,6 @@ def arithmetic(model: Any, source: torch.Tensor, size: tuple[int, int]) -> None:
             functional.query_grid(
                 None, size=size, box=box, params=params, backend="cpu", precision="fp32", projected=projected
             )
-
-
-def seconds(call: Callable[[], None]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
 
 
 def main() -> None:
@@ -65,7 +58,7 @@ def main() -> None:
                     streaming.write(work, path, compress=compress, backend="cpu")
 
                 call = streamed if name != "arithmetic" else lambda: arithmetic(model, source, work.size)
-                took = seconds(call)
+                took = timed(call)
                 found += [took] if kept else []
     base = statistics.median(times["arithmetic"])
     overhead = {name: round(statistics.median(found) / base - 1, 4) for name, found in times.items()}

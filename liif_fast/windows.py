@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from liif_fast.errors import ImageError, UsageError
+from liif_fast.image import deep
 from liif_fast.image.formats import DEEP_ARRAYS, FLOAT_ARRAYS
 
 WINDOWED_FROM = 2**27  # bytes of pixels: smaller TIFF files are read whole, with all that their metadata say
@@ -136,19 +137,11 @@ def _tiff(path: Path) -> Windows | None:
         if size < WINDOWED_FROM or floating or not plain or turned or not _pictured(page.shape, page.dtype):
             file.close()
             return None
-        dpi = _dpi(page)
+        dpi = deep.resolution(page)
     # What is damaged or unknown is answered by the reader of whole pictures.
     except Exception:
         return None
     return Windows(zarr.open_array(page.aszarr(), mode="r"), icc=page.iccprofile, dpi=dpi)
-
-
-def _dpi(page: Any) -> tuple[float, float] | None:
-    unit = {2: 1.0, 3: 2.54}.get(int(page.tags["ResolutionUnit"].value) if "ResolutionUnit" in page.tags else 2)
-    if unit is None or "XResolution" not in page.tags or "YResolution" not in page.tags:
-        return None
-    (x, across), (y, down) = page.tags["XResolution"].value, page.tags["YResolution"].value
-    return (x / across * unit, y / down * unit) if x * y * across * down else None
 
 
 def _pictured(shape: Sequence[int], dtype: Any) -> bool:

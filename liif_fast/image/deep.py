@@ -70,7 +70,7 @@ def tiff(path: PathLike) -> Decoded:
         exif, turn = _exif(file, page, notes)
         icc = page.tags.valueof(34675)
         array = metadata.upright(array, turn)
-        return Decoded(array, notes, icc if isinstance(icc, bytes) else None, exif, _resolution(page))
+        return Decoded(array, notes, icc if isinstance(icc, bytes) else None, exif, resolution(page))
 
 
 def _check(page: Any, size: int) -> None:
@@ -147,7 +147,8 @@ def _exif(file: Any, page: Any, notes: list[str]) -> tuple[Image.Exif | None, in
         return metadata.kept(exif, notes), turn
 
 
-def _resolution(page: Any) -> tuple[float, float] | None:
+def resolution(page: Any) -> tuple[float, float] | None:
+    """(x, y) in dots per inch of one of tifffile's pages, None where it says nothing of use."""
     inches = {2: 1.0, 3: 2.54}.get(page.tags.valueof(296, default=2))
     try:
         sides = [page.tags.valueof(tag) for tag in (282, 283)]
