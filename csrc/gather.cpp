@@ -10,6 +10,7 @@ namespace liif {
 
 Gather::Gather(const Decoder& decoder)
     : decoder_(decoder),
+      block_rows_(decoder.hidden.empty() ? kBlockRows : decoder.hidden.front()->block_rows()),
       corners_(kTileRows),
       order_(kTileRows),
       ranks_(kTileRows),
@@ -53,13 +54,13 @@ void Gather::sort_rows() {
     }
 }
 
-// Cuts the rows into blocks of up to kBlockRows, where possible between rows of different pixels.
+// Cuts the rows into blocks of up to block_rows_, where possible between rows of different pixels.
 void Gather::form_blocks() {
     const int64_t rows = tile_.rows;
     tile_.blocks.clear();
     for (int64_t first = 0; first < rows;) {
-        int64_t end = std::min<int64_t>(first + kBlockRows, rows);
-        for (int64_t r = end; r < rows && r >= first + kBlockRows / 2; --r) {
+        int64_t end = std::min<int64_t>(first + block_rows_, rows);
+        for (int64_t r = end; r < rows && r >= first + block_rows_ / 2; --r) {
             if (corner(r).pixel != corner(r - 1).pixel) {
                 end = r;
                 break;

@@ -42,6 +42,7 @@ class Gather {
     void form_blocks();
 
     const Decoder& decoder_;
+    const int64_t block_rows_;
     Tile tile_{0, {}};
     int64_t count_ = 0;
     std::vector<Corner> corners_;  // corner c of query q is number c * count + q

@@ -42,6 +42,8 @@ struct Linear {
 class Layer {
   public:
     virtual ~Layer() = default;
+    // Rows of a block that suit the layer best, at most kBlockRows.
+    virtual int block_rows() const { return kBlockRows; }
     // Bytes that forward needs for itself, aligned to 64.
     virtual size_t scratch_bytes() const = 0;
     // in [rows, padded(in)] -> out [rows, padded(out)]; columns of `in` past its width are never read. With

@@ -47,6 +47,11 @@ int16_t fixed_point(float value) {
     return static_cast<int16_t>(std::lrintf(bounded));
 }
 
+// Six rows by four vectors keep 24 sums, four weights and one input in the 32 registers: fewer instructions for each
+// multiply-add than eight by three, which matters where a core is shared, and fewer inputs are not zero in six rows.
+constexpr int kRows = 6;
+constexpr int kPanel = 4;
+
 // 16-bit words of a stored row of a panel: pairs of vectors share 32 words, the last one has 32 for itself.
 constexpr int64_t kRow = (kPanel + 1) / 2 * 32;
 
@@ -56,8 +61,6 @@ int64_t stored_place(int64_t column) {
     const int64_t half = column % 32 / 16, lane = column % 16 / 4, place = column % 4;
     return column / 32 * 32 + lane * 8 + half * 4 + place;
 }
-
-constexpr int kAhead = 4;  // inputs
 
 // A block's inputs in fixed point, without those that are zero in all of its rows.
 struct Quantised {
@@ -71,10 +74,30 @@ LIIF_VNNI inline __mmask16 lanes(int64_t left) {
     return left >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << std::max<int64_t>(left, 0)) - 1);
 }
 
+LIIF_VNNI inline __m256i larger_of_pairs(__m256i a, __m256i b) {
+    return _mm256_max_epu32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+}
+LIIF_VNNI inline __m256i larger_of_halves(__m256i a, __m256i b) {
+    return _mm256_max_epu32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+}
+
+// The largest lane of vector r in lane r, all eight at once: one by one they would take twice the instructions.
+template <int R>
+LIIF_VNNI inline __m256i largest_lanes(const __m512i* vectors) {
+    __m256i half[8];
+#pragma GCC unroll 8
+    for (int r = 0; r < 8; ++r) {
+        const __m512i whole = vectors[std::min(r, R - 1)];
+        half[r] = _mm256_max_epu32(_mm512_castsi512_si256(whole), _mm512_extracti64x4_epi64(whole, 1));
+    }
+    const __m256i low = larger_of_halves(larger_of_pairs(half[0], half[1]), larger_of_pairs(half[2], half[3]));
+    const __m256i high = larger_of_halves(larger_of_pairs(half[4], half[5]), larger_of_pairs(half[6], half[7]));
+    return _mm256_max_epu32(_mm256_permute2x128_si256(low, high, 0x20), _mm256_permute2x128_si256(low, high, 0x31));
+}
+
 template <int R>
 LIIF_VNNI void quantise(const float* in, int64_t stride, int64_t width, float input_max, int64_t word_stride,
                         Quantised& out) {
-    // Bits without the sign compare as absolute values do, and a NaN is larger than all.
     __m512i largest[R];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
@@ -86,12 +109,21 @@ LIIF_VNNI void quantise(const float* in, int64_t stride, int64_t width, float in
     __mmask16* alive = reinterpret_cast<__mmask16*>(out.words + R * word_stride);
     int count = 0;
     for (int64_t k = 0; k < width; k += 16) {
-        __m512i any = _mm512_setzero_si512();
+        const __mmask16 inside = lanes(width - k);
+        __m512i bits[R];
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
-            const __m512i bits = _mm512_slli_epi32(_mm512_maskz_loadu_epi32(lanes(width - k), in + r * stride + k), 1);
-            largest[r] = _mm512_max_epu32(largest[r], bits);
-            any = _mm512_or_si512(any, bits);
+            // Bits without the sign compare as absolute values do, and a NaN is larger than all.
+            bits[r] = _mm512_slli_epi32(_mm512_loadu_si512(in + r * stride + k), 1);
+            if (inside != 0xFFFF) {
+                bits[r] = _mm512_maskz_mov_epi32(inside, bits[r]);
+            }
+            largest[r] = _mm512_max_epu32(largest[r], bits[r]);
+        }
+        __m512i any = bits[0];
+#pragma GCC unroll 8
+        for (int r = 1; r < R; r += 2) {
+            any = _mm512_ternarylogic_epi32(any, bits[r], bits[std::min(r + 1, R - 1)], 0xFE);
         }
         alive[k / 16] = _mm512_test_epi32_mask(any, any);
         _mm512_storeu_si512(out.weights + count, _mm512_maskz_compress_epi32(alive[k / 16], start));
@@ -100,39 +132,46 @@ LIIF_VNNI void quantise(const float* in, int64_t stride, int64_t width, float in
     }
     alive[(width + 15) / 16] = 0;
 
+    const __m256 tops = _mm256_castsi256_ps(_mm256_srli_epi32(largest_lanes<R>(largest), 1));
+    const __m256 limit = _mm256_set1_ps(input_max);
+    alignas(32) float values[8];
+    _mm256_store_ps(values, _mm256_div_ps(tops, limit));
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+        out.scales[r] = values[r];
+    }
+    // A smaller value would have an infinite factor.
+    const __mmask8 some = _mm256_cmp_ps_mask(tops, _mm256_set1_ps(1e-33f), _CMP_GT_OQ);
+    _mm256_store_ps(values, _mm256_maskz_div_ps(some, limit, tops));
     __m512 factor[R];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-        const uint32_t bits = _mm512_reduce_max_epu32(largest[r]) >> 1;
-        float value;
-        std::memcpy(&value, &bits, sizeof(value));
-        out.scales[r] = value / input_max;
-        // A smaller value would have an infinite factor.
-        factor[r] = _mm512_set1_ps(value > 1e-33f ? input_max / value : 0);
+        factor[r] = _mm512_set1_ps(values[r]);
     }
-    // Where _mm512_packs_epi32, which works within 128-bit lanes, puts its first operand's elements; the second's come
-    // four places later.
-    const __m512i packed = _mm512_setr_epi32(0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27);
-    const __m512i packed_high = _mm512_add_epi32(packed, _mm512_set1_epi32(4));
+    // Added to a number below 2^22, this leaves it, rounded to an integer, in the low bits.
+    const __m512 round = _mm512_set1_ps(12582912.0f);
     int16_t* to = out.words;
+    const int32_t* list = out.weights;
     for (int64_t k = 0; k < width; k += 32) {
-        const __mmask16 low = alive[k / 16], high = alive[k / 16 + 1];
-        alignas(64) int16_t order[48];
-        const int low_count = __builtin_popcount(low);
-        _mm256_store_si256(reinterpret_cast<__m256i*>(order),
-                           _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(low, packed)));
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(order + low_count),
-                            _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(high, packed_high)));
-        const __m512i keep = _mm512_load_si512(order);
+        // A list's entry is kRow times the input; of the inputs' low words, which are every other one of these vectors'
+        // 64, those of the list are taken. (Bits above the sixth do not count.)
+        static_assert(kRow == 64);
+        const __m512i first_part = _mm512_srli_epi32(_mm512_loadu_si512(list), 5);
+        const __m512i second_part = _mm512_srli_epi32(_mm512_loadu_si512(list + 16), 5);
+        const __m512i which = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(first_part)),
+                                                 _mm512_cvtepi32_epi16(second_part), 1);
+        const int64_t half = k + 16 < width ? 16 : 0;
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
             const float* row = in + r * stride + k;
-            const __m512 first = _mm512_maskz_loadu_ps(low, row), second = _mm512_maskz_loadu_ps(high, row + 16);
-            const __m512i words = _mm512_packs_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(first, factor[r])),
-                                                     _mm512_cvtps_epi32(_mm512_mul_ps(second, factor[r])));
-            _mm512_storeu_si512(to + r * word_stride, _mm512_permutexvar_epi16(keep, words));
+            const __m512 first = _mm512_fmadd_ps(_mm512_loadu_ps(row), factor[r], round);
+            const __m512 second = _mm512_fmadd_ps(_mm512_loadu_ps(row + half), factor[r], round);
+            _mm512_storeu_si512(to + r * word_stride, _mm512_permutex2var_epi16(_mm512_castps_si512(first), which,
+                                                                                _mm512_castps_si512(second)));
         }
-        to += low_count + __builtin_popcount(high);
+        const int found = __builtin_popcount(alive[k / 16]) + __builtin_popcount(alive[k / 16 + 1]);
+        to += found;
+        list += found;
     }
     for (int r = 0; r < R; ++r) {
         out.words[r * word_stride + count] = 0;
@@ -140,8 +179,6 @@ LIIF_VNNI void quantise(const float* in, int64_t stride, int64_t width, float in
     _mm512_storeu_si512(out.weights + count, _mm512_setzero_si512());
     out.count = count + count % 2;
 }
-
-LIIF_VNNI inline void prefetch(const int16_t* row) { _mm_prefetch(reinterpret_cast<const char*>(row), _MM_HINT_T0); }
 
 // out[r][n] = relu(bias[n] + row scale * column scale[n] * sum over the list of words[r][i] * panel[list[i]][n]) for R
 // rows and V vectors of columns; or, with `active`, that sum where active > 0 and else zero.
@@ -151,27 +188,24 @@ LIIF_VNNI void multiply(const Quantised& in, int64_t word_stride, const int16_t*
     __m512i sum[R][V];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 3
+#pragma GCC unroll 4
         for (int v = 0; v < V; ++v) {
             sum[r][v] = _mm512_setzero_si512();
         }
     }
     // As in layer_avx512.cpp: one addressing mode for each row.
-    int64_t one = word_stride * static_cast<int64_t>(sizeof(int16_t)), three = 3 * one, five = 5 * one, seven = 7 * one;
-    asm("" : "+r"(one), "+r"(three), "+r"(five), "+r"(seven));
-    const int64_t offsets[kBlockRows] = {0, one, 2 * one, three, 4 * one, five, 2 * three, seven};
+    int64_t one = word_stride * static_cast<int64_t>(sizeof(int16_t)), three = 3 * one, five = 5 * one;
+    asm("" : "+r"(one), "+r"(three), "+r"(five));
+    const int64_t offsets[kRows] = {0, one, 2 * one, three, 4 * one, five};
     const int32_t* weights = in.weights;
     for (int i = 0, count = in.count; i < count; i += 2) {
         const char* words = reinterpret_cast<const char*>(in.words + i);
         asm("" : "+r"(words));
         const int16_t *first = panel + weights[i], *second = panel + weights[i + 1];
         asm("" : "+r"(second));
-        const int16_t *later = panel + weights[i + kAhead], *latest = panel + weights[i + kAhead + 1];
         __m512i weight[V];
 #pragma GCC unroll 2
         for (int v = 0; v < V; v += 2) {
-            prefetch(later + kVector * v);
-            prefetch(latest + kVector * v);
             const __m512i a = _mm512_load_si512(first + kVector * v), b = _mm512_load_si512(second + kVector * v);
             weight[v] = _mm512_unpacklo_epi16(a, b);
             if (v + 1 < V) {
@@ -183,14 +217,14 @@ LIIF_VNNI void multiply(const Quantised& in, int64_t word_stride, const int16_t*
             int32_t pair;
             std::memcpy(&pair, words + offsets[r], sizeof(pair));
             const __m512i value = _mm512_set1_epi32(pair);
-#pragma GCC unroll 3
+#pragma GCC unroll 4
             for (int v = 0; v < V; ++v) {
                 sum[r][v] = dot_add(sum[r][v], value, weight[v]);
             }
         }
     }
     const __m512 zero = _mm512_setzero_ps();
-#pragma GCC unroll 3
+#pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
         const __m512 scale = _mm512_load_ps(column_scale + kVector * v), offset = _mm512_load_ps(bias + kVector * v);
 #pragma GCC unroll 8
@@ -212,18 +246,18 @@ using Multiply = void (*)(const Quantised&, int64_t, const int16_t*, const float
                           int64_t);
 
 template <int... R>
-constexpr std::array<Quantise, kBlockRows> quantise_rows(std::integer_sequence<int, R...>) {
+constexpr std::array<Quantise, kRows> quantise_rows(std::integer_sequence<int, R...>) {
     return {quantise<R + 1>...};
 }
 template <int V, int... R>
-constexpr std::array<Multiply, kBlockRows> multiply_rows(std::integer_sequence<int, R...>) {
+constexpr std::array<Multiply, kRows> multiply_rows(std::integer_sequence<int, R...>) {
     return {multiply<R + 1, V>...};
 }
-using Rows = std::make_integer_sequence<int, kBlockRows>;
+using Rows = std::make_integer_sequence<int, kRows>;
 // Of V vectors and R rows: kMultiply[V - 1][R - 1].
-constexpr std::array<Quantise, kBlockRows> kQuantise = quantise_rows(Rows());
-constexpr std::array<std::array<Multiply, kBlockRows>, kPanel> kMultiply = {
-    multiply_rows<1>(Rows()), multiply_rows<2>(Rows()), multiply_rows<3>(Rows())};
+constexpr std::array<Quantise, kRows> kQuantise = quantise_rows(Rows());
+constexpr std::array<std::array<Multiply, kRows>, kPanel> kMultiply = {
+    multiply_rows<1>(Rows()), multiply_rows<2>(Rows()), multiply_rows<3>(Rows()), multiply_rows<4>(Rows())};
 
 class VnniLayer final : public Layer {
   public:
@@ -231,7 +265,7 @@ class VnniLayer final : public Layer {
         : in_(linear.in),
           out_(linear.out),
           input_max_(largest_input(linear.in)),
-          panels_(split_columns(linear.out)),
+          panels_(split_columns(linear.out, kPanel)),
           packed_(panels_.size() * static_cast<size_t>(kRow * in_)),
           column_scale_(static_cast<size_t>(padded(out_))),
           bias_(static_cast<size_t>(padded(out_))) {
@@ -255,26 +289,35 @@ class VnniLayer final : public Layer {
         }
     }
 
+    int block_rows() const override { return kRows; }
+
     size_t scratch_bytes() const override {
-        return static_cast<size_t>((kBlockRows + 1) * word_stride()) * sizeof(int16_t) +
-               static_cast<size_t>(word_stride()) * sizeof(int32_t);
+        return static_cast<size_t>((kTileRows + kRows + 1) * word_stride()) * sizeof(int16_t) +
+               static_cast<size_t>(kTileRows * word_stride()) * sizeof(int32_t) + kTileRows * sizeof(float);
     }
 
     void forward(const Tile& tile, const float* in, const float* active, float* out, char* scratch) const override {
         const int64_t in_stride = padded(in_), out_stride = padded(out_);
         int16_t* words = reinterpret_cast<int16_t*>(scratch);
-        float scales[kBlockRows];
-        Quantised block_in{words, reinterpret_cast<int32_t*>(words + (kBlockRows + 1) * word_stride()), scales, 0};
-        for (const Block& block : tile.blocks) {
-            float* to = out + block.first * out_stride;
-            const float* keep = active ? active + block.first * out_stride : nullptr;
+        int32_t* weights = reinterpret_cast<int32_t*>(words + (kTileRows + kRows + 1) * word_stride());
+        float* scales = reinterpret_cast<float*>(weights + kTileRows * word_stride());
+        std::array<Quantised, kTileRows> quantised;
+        for (size_t b = 0; b < tile.blocks.size(); ++b) {
+            const Block& block = tile.blocks[b];
+            quantised[b] = {words + block.first * word_stride(), weights + static_cast<int64_t>(b) * word_stride(),
+                            scales + block.first, 0};
             kQuantise[block.count - 1](in + block.first * in_stride, in_stride, in_, input_max_, word_stride(),
-                                       block_in);
-            for (size_t p = 0; p < panels_.size(); ++p) {
-                const int64_t first = panels_[p].first;
+                                       quantised[b]);
+        }
+        // A panel stays in the first-level cache for all of the tile's blocks.
+        for (size_t p = 0; p < panels_.size(); ++p) {
+            const int64_t first = panels_[p].first;
+            for (size_t b = 0; b < tile.blocks.size(); ++b) {
+                const Block& block = tile.blocks[b];
+                const int64_t at = block.first * out_stride + first;
                 kMultiply[panels_[p].vectors - 1][block.count - 1](
-                    block_in, word_stride(), panel(p), column_scale_.get() + first, bias_.get() + first,
-                    keep ? keep + first : nullptr, to + first, out_stride);
+                    quantised[b], word_stride(), panel(p), column_scale_.get() + first, bias_.get() + first,
+                    active ? active + at : nullptr, out + at, out_stride);
             }
         }
     }

@@ -18,6 +18,9 @@
 namespace liif {
 namespace {
 
+// As in layer_avx512.cpp: vectors of inputs in a panel at most.
+constexpr int kPanel = 3;
+
 // Outputs worked on together: their sums for one panel of inputs, 12 KB, stay in the first-level cache for a tile.
 constexpr int64_t kSegment = 64;
 
@@ -96,7 +99,7 @@ constexpr std::array<std::array<Multiply, kBlockRows>, kPanel> kMultiply = {for_
 
 class Avx512WeightGradient final : public WeightGradient {
   public:
-    Avx512WeightGradient(int64_t in, int64_t out) : in_(in), out_(out), panels_(split_columns(in)) {}
+    Avx512WeightGradient(int64_t in, int64_t out) : in_(in), out_(out), panels_(split_columns(in, kPanel)) {}
 
     // A list for each block, and its length.
     size_t scratch_bytes() const override {

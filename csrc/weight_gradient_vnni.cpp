@@ -17,6 +17,7 @@ constexpr float kLargest = 4095;
 static_assert(kTileRows * 4095 * 4095 <= 2147483647);
 constexpr int64_t kPairs = kTileRows / 2;
 constexpr int kOutputs = 8;  // worked on together
+constexpr int kPanel = 3;    // vectors of inputs at most
 
 // 16 columns of `from`, as pairs of rows that share 32 bits, every `step` words of 32 bits; where a row is missing, 0.
 // scales gets what turns the words back into values: NaN or infinity where a value is one.
@@ -88,7 +89,7 @@ LIIF_VNNI void multiply(int64_t pairs, const int32_t* dz, const float* dz_scales
 
 class VnniWeightGradient final : public WeightGradient {
   public:
-    VnniWeightGradient(int64_t in, int64_t out) : in_(in), out_(out), panels_(split_columns(in)) {}
+    VnniWeightGradient(int64_t in, int64_t out) : in_(in), out_(out), panels_(split_columns(in, kPanel)) {}
 
     size_t scratch_bytes() const override {
         return static_cast<size_t>((kPairs + 1) * (padded(in_) + padded(out_))) * sizeof(int32_t);
