@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
-from liif_fast import backends, checkpoint, files, image, render, streaming, tiling, windows
+from liif_fast import backends, checkpoint, files, image, periodic, render, streaming, tiling, windows
 from liif_fast.backends import cpu
 from liif_fast.errors import ImageError, UsageError
 from liif_fast.upscaling import upscale, upscaling
@@ -46,6 +47,12 @@ class Settings(NamedTuple):
             raise UsageError(f"--backend: expected one of auto, {', '.join(backends.NAMES)}, got {self.backend!r}")
         if self.precision not in backends.PRECISIONS:
             raise UsageError(f"--precision: expected one of {', '.join(backends.PRECISIONS)}, got {self.precision!r}")
+
+    def load(self, device: str) -> nn.Module:
+        """The model; UsageError for one that cannot do what is asked for, CheckpointError for none."""
+        model = checkpoint.load(self.model, device)
+        periodic.margins(model, self.wrap, (1.0, 1.0))
+        return model
 
     def identity(self) -> str:
         """A digest of all that a result depends on beside its source: the model by its content, not by its name."""
@@ -91,7 +98,7 @@ class Converter:
         settings.check()
         self.settings = settings
         wanted = "cuda" if torch.cuda.is_available() and settings.backend != "cpu" else "cpu"
-        self.model = checkpoint.load(settings.model, settings.device or wanted)
+        self.model = settings.load(settings.device or wanted)
         self.backend, self._deep_precision = render.settle(self.model, settings.backend, settings.precision)
         self.precision = self._deep_precision
         asked = settings.precision if settings.precision != "auto" else getattr(self.model, "precision", "auto")
@@ -131,11 +138,12 @@ class Converter:
         fitting, notes = image.fitting(output, picture.mode), picture.notes
         if fitting != output:
             notes += (f"{output.name} could not keep the transparency; written to {fitting} instead",)
+        notes += image.lost(picture.icc, picture.exif, picture.dpi, image.format_of(fitting))
         width, height = picture.size
         box = tiling.target((height, width), **self._sizes()).box
         image.check_fits(fitting, picture.mode, (box.width, box.height))
         streamed = streaming.wanted(fitting, picture, box, compress=self.settings.compress)
-        return Task(fitting, picture, notes + (streaming.lost(picture) if streamed else ()), streamed)
+        return Task(fitting, picture, notes, streamed)
 
     def compute(self, task: Task, progress: render.Progress | None = None) -> Made:
         """The second stage: the larger picture, in memory; or in its file, where that is written meanwhile."""
@@ -154,9 +162,8 @@ class Converter:
             streaming.write(work, task.output, streaming.labels(picture), compress=settings.compress, **options)
             return Made(task.output, (work.size[1], work.size[0]))
         # What is kept of the old file is little; its pixels are not held while the new one is written.
-        result = image.Picture(upscale(source, **how, **options), picture.icc, dpi=picture.dpi)
-        if isinstance(picture, image.Picture):
-            result = picture._replace(image=result.image)
+        made = upscale(source, **how, **options)
+        result = image.Picture(made, picture.icc, picture.exif, picture.dpi, span=picture.span)
         return Made(task.output, result.size, result)
 
     def write(self, made: Made) -> tuple[int, int]:

@@ -21,32 +21,28 @@ from torch import Tensor
 from liif_fast.box import Box
 from liif_fast.errors import ImageError, LiifError
 from liif_fast.files import replacing
-from liif_fast.image import Picture
+from liif_fast.image import Picture, metadata, tiff
+from liif_fast.image.formats import extra
 from liif_fast.image.picture import restored
 from liif_fast.render import Held
 from liif_fast.upscaling import Painting
-from liif_fast.windows import Windows, extra
+from liif_fast.windows import Windows
 
 TIFF = (".tif", ".tiff")
-STREAMED_FROM = 2**27  # bytes of pixels: smaller TIFFs are written whole, with all of their EXIF data
+STREAMED_FROM = 2**27  # bytes of pixels: smaller TIFFs are written whole
 TILE = 256  # side of a file's tiles
-CLASSIC = 2**32 - 2**25  # bytes of pixels beyond which TIFF must be BigTIFF; the rest is for its tables
 # Bands that are waiting, being written and being filled, beside those that the tiles being made are filling.
 BANDS = 3
-TEXT_TAGS = (270, 271, 272, 305, 306, 315, 33432)  # description, make, model, software, date, artist, copyright
 
 Bands = Iterator[np.ndarray]
 
 
 class Labels(NamedTuple):
-    """What a file says beside its pixels: colour profile, pixels per inch (x, y), TIFF's tags of text.
-
-    span: as in `Picture`, what floating values are brought back into.
-    """
+    """What a file says beside its pixels, and what floating values are brought back into; as in `Picture`."""
 
     icc: bytes | None = None
+    exif: Image.Exif | None = None
     dpi: tuple[float, float] | None = None
-    texts: tuple[tuple[int, str], ...] = ()
     span: tuple[tuple[float, float], ...] | None = None
 
 
@@ -68,18 +64,7 @@ def wanted(path: Path, picture: Picture | Windows, box: Box, *, compress: bool) 
 
 def labels(picture: Picture | Windows) -> Labels:
     """What is kept of a picture's file in a streamed one."""
-    if isinstance(picture, Windows):
-        return Labels(picture.icc, picture.dpi)
-    exif: Any = picture.exif or {}
-    texts = ((tag, exif[tag]) for tag in TEXT_TAGS if isinstance(exif.get(tag), str) and exif[tag].isascii())
-    return Labels(picture.icc, picture.dpi, tuple(texts), picture.span)
-
-
-def lost(picture: Picture | Windows) -> tuple[str, ...]:
-    """What of a picture's file a streamed one cannot keep, a sentence each."""
-    if isinstance(picture, Picture) and picture.exif and {0x8769, 0x8825} & set(picture.exif):
-        return ("EXIF and GPS directories are not kept in a result that is written while it is made",)
-    return ()
+    return Labels(picture.icc, picture.exif, picture.dpi, picture.span)
 
 
 def _pixel_bytes(picture: Picture | Windows) -> int:
@@ -95,10 +80,9 @@ def write(work: Painting, path: Path, labels: Labels = PLAIN, *, compress: bool 
 
     compress: TIFF tiles are deflated (zarr's chunks always are compressed). options: as in `Painting.parts`.
 
-    Raises ImageError when the file cannot be written, UsageError when the extra is missing, and what the rendering
-    raises.
+    Raises ImageError when the file cannot be written or the extra is missing, and what the rendering raises.
     """
-    extra("zarr" if path.suffix.lower() == ".zarr" else "tifffile", path)
+    extra("zarr" if path.suffix.lower() == ".zarr" else "tifffile", f"{path}: writing it in tiles", "large")
     row_bytes = work.size[1] * work.channels * work.dtype.itemsize
     parts = work.parts(held=Held(row_bytes, BANDS * TILE), **options)
     save: Callable[[Path, Bands, Sequence[int], Labels, bool], None]
@@ -205,23 +189,21 @@ def _write_tiff(path: Path, ready: Bands, size: Sequence[int], labels: Labels, c
         options |= {"extrasamples": ["unassalpha"], "planarconfig": "contig"}
     if compress:
         options |= {"compression": "zlib", "predictor": first.dtype.kind == "u"}
-    if labels.dpi:
-        options |= {"resolution": labels.dpi, "resolutionunit": "inch"}
-    tags = [(code, "s", 0, text, True) for code, text in labels.texts]
-    with tifffile.TiffWriter(path, bigtiff=first.itemsize * int(np.prod(pixels)) > CLASSIC) as file:
+    tiles = -(-size[0] // TILE) * -(-size[1] // TILE)
+    big = tiles * TILE**2 * channels * first.itemsize > tiff.CLASSIC
+    with tifffile.TiffWriter(path, bigtiff=big) as file:
         file.write(
             _tiles(chain([first], ready)),
             shape=pixels,
             dtype=first.dtype,
             tile=(TILE, TILE),
-            iccprofile=labels.icc,
-            extratags=tags,
             software=False,
             metadata=None,
             # The default reads 256 MiB ahead.
             buffersize=TILE * first.nbytes // first.shape[0],
             **options,
         )
+    tiff.label(path, metadata.options(labels.icc, labels.exif, labels.dpi, (size[1], size[0])))
 
 
 def _tiles(ready: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from liif_fast.errors import ImageError, UsageError
+from liif_fast.errors import ImageError
 from liif_fast.image import deep
-from liif_fast.image.formats import DEEP_ARRAYS, FLOAT_ARRAYS
+from liif_fast.image.formats import DEEP_ARRAYS, FLOAT_ARRAYS, extra
 
 WINDOWED_FROM = 2**27  # bytes of pixels: smaller TIFF files are read whole, with all that their metadata say
 
@@ -26,17 +27,24 @@ class Windows:
 
     array: anything sliced as NumPy is, [H, W] or [H, W, C]. repeat: how often a gray picture's channel is given.
     size: (width, height), as Pillow has it.
-    icc, dpi: what its file says of colour and of the size in print, None where it says nothing.
+    icc, exif, dpi, notes: as in `Picture`.
     """
 
     device = torch.device("cpu")
-    notes: tuple[str, ...] = ()
+    span = None
 
     def __init__(
-        self, array: Any, *, icc: bytes | None = None, dpi: tuple[float, float] | None = None, repeat: int = 1
+        self,
+        array: Any,
+        *,
+        icc: bytes | None = None,
+        exif: Image.Exif | None = None,
+        dpi: tuple[float, float] | None = None,
+        notes: tuple[str, ...] = (),
+        repeat: int = 1,
     ) -> None:
         self.array, self.repeat = array, repeat
-        self.icc, self.dpi = icc, dpi
+        self.icc, self.exif, self.dpi, self.notes = icc, exif, dpi, notes
         height, width, channels = (*array.shape, 1)[:3]
         self.shape = (1, channels * repeat, height, width)
         self.size = width, height
@@ -51,8 +59,8 @@ class Windows:
         return (FLOAT_ARRAYS if self.is_floating_point() else DEEP_ARRAYS)[channels]
 
     def stripped(self) -> Windows:
-        """Without colour profile and resolution."""
-        return Windows(self.array, repeat=self.repeat)
+        """Without colour profile, EXIF data and resolution."""
+        return Windows(self.array, notes=self.notes, repeat=self.repeat)
 
     def dim(self) -> int:
         return 4
@@ -62,7 +70,7 @@ class Windows:
 
     def tripled(self) -> Windows:
         """A gray picture as three equal channels."""
-        return Windows(self.array, icc=self.icc, dpi=self.dpi, repeat=3)
+        return Windows(self.array, repeat=3)
 
     def __getitem__(self, key: tuple[slice, slice, slice, slice]) -> Tensor:
         """A window; the slices of the first two axes are whole."""
@@ -94,7 +102,7 @@ def opened(path: str | os.PathLike[str]) -> Windows | None:
     for), alpha, a palette or another colour space than gray and RGB, or is not laid out in tiles or strips of whole
     pixels.
 
-    Raises ImageError for a zarr folder that holds no picture, UsageError where the extra is missing for it.
+    Raises ImageError for a zarr folder that holds no picture, or where the extra is missing for it.
     """
     path = Path(path)
     if path.suffix.lower() == ".zarr" and path.is_dir():
@@ -105,7 +113,7 @@ def opened(path: str | os.PathLike[str]) -> Windows | None:
 
 
 def _zarr(path: Path) -> Windows:
-    zarr = extra("zarr", path)
+    zarr = extra("zarr", f"{path}: this kind of picture", "large")
     try:
         array = zarr.open_array(str(path), mode="r")
     # Damaged metadata raises errors of any type.
@@ -137,11 +145,15 @@ def _tiff(path: Path) -> Windows | None:
         if size < WINDOWED_FROM or floating or not plain or turned or not _pictured(page.shape, page.dtype):
             file.close()
             return None
+        notes: list[str] = []
+        exif, _ = deep.described(file, page, notes)
         dpi = deep.resolution(page)
     # What is damaged or unknown is answered by the reader of whole pictures.
     except Exception:
         return None
-    return Windows(zarr.open_array(page.aszarr(), mode="r"), icc=page.iccprofile, dpi=dpi)
+    return Windows(
+        zarr.open_array(page.aszarr(), mode="r"), icc=page.iccprofile, exif=exif, dpi=dpi, notes=tuple(notes)
+    )
 
 
 def _pictured(shape: Sequence[int], dtype: Any) -> bool:
@@ -150,13 +162,3 @@ def _pictured(shape: Sequence[int], dtype: Any) -> bool:
         and 0 not in shape
         and str(np.dtype(dtype).newbyteorder("=")) in ("uint8", "uint16", "float32")
     )
-
-
-def extra(name: str, path: Path) -> Any:
-    """The module of the extra `large`, or UsageError that says how to have it."""
-    from importlib import import_module
-
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise UsageError(f"{path}: needs {name}, which is not installed: pip install 'liif_fast[large]'") from error

@@ -13,9 +13,9 @@ from typing import IO, Any
 import pytest
 from PIL import Image
 from test_image import BAD, bad_files
-from tiny import lay_desk, names, photo, size, upscale
+from tiny import lay_desk, names, photo, size, tiny_liif, upscale
 
-from liif_fast import conversion
+from liif_fast import checkpoint, conversion
 from liif_fast.cli import main
 
 
@@ -75,6 +75,17 @@ USAGE = [
     (["-o", "link.png"], "is an input, which is never overwritten"),
     (["-o", "model.safetensors/"], "cannot be made"),
 ]
+
+
+@pytest.mark.parametrize("where", [[], ["--ray"]])
+def test_a_model_that_cannot_wrap(where: list[str], desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint.save(tiny_liif("rcan"), "rcan.safetensors")
+    assert upscale("photo.png", "-o", "out/", "--model", "rcan.safetensors", "--wrap", *where) == 2
+    assert capsys.readouterr().err == (
+        "liif-fast upscale: wrap: expected an encoder with a known receptive_radius, got RCAN, which may see the whole "
+        "picture; use an EDSR or RDN model\n"
+    )
+    assert list((desk / "out").iterdir()) == []
 
 
 @pytest.mark.parametrize(("arguments", "message"), USAGE, ids=[" ".join(arguments) for arguments, _ in USAGE])

@@ -18,7 +18,7 @@ from tiny import bilinear_liif, photo, tiny_liif
 
 from liif_fast import checkpoint, conversion, image, upscale
 from liif_fast.errors import ImageError
-from liif_fast.image import Picture, writing
+from liif_fast.image import Picture, tiff
 from liif_fast.image.picture import levelled, restored
 
 tifffile = pytest.importorskip("tifffile", reason="reads and writes the deep TIFF")
@@ -205,8 +205,8 @@ def test_every_orientation_of_a_deep_picture(suffix: str, orientation: int, tmp_
 
 
 def test_a_bigtiff_is_written_where_a_tiff_would_overflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "CLASSIC_TIFF", 100)
-    monkeypatch.setattr(writing, "_STRIP", 100)
+    monkeypatch.setattr(tiff, "CLASSIC", 100)
+    monkeypatch.setattr(tiff, "_STRIP", 100)
     for array in (np.asarray(photo()), noise(4), noise(3, np.float32)):
         image.write(array, tmp_path / "x.tif", Picture(array, SRGB, tagged(), (300.0, 200.0)))
         with tifffile.TiffFile(tmp_path / "x.tif") as file:

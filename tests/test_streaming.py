@@ -21,6 +21,7 @@ from liif_fast import functional, image, render, streaming, tiling, windows
 from liif_fast.box import Box
 from liif_fast.cli.reporting import Bar
 from liif_fast.errors import ImageError, LiifError
+from liif_fast.image import tiff
 from liif_fast.render import Held
 from liif_fast.upscaling import upscaling
 
@@ -102,7 +103,7 @@ def test_tiles_of_a_tiff_are_tiles_and_bigtiff_begins_where_it_must(
 ) -> None:
     source, model = noise(3, "uint8"), tiny_liif()
     for big in (False, True):
-        monkeypatch.setattr(streaming, "CLASSIC", 1000 if big else 10**9)
+        monkeypatch.setattr(tiff, "CLASSIC", 1000 if big else 10**9)
         streaming.write(upscaling(source, 5.3, model=model), tmp_path / "x.tif", compress=big)
         with tifffile.TiffFile(tmp_path / "x.tif") as file:
             page = file.pages[0]
@@ -274,9 +275,12 @@ def test_without_the_extra(desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     for arguments, missing in ((["-o", "y.tif", "--compress"], "tifffile"), (["-o", "y.zarr"], "zarr")):
         assert upscale("photo.png", "-s", "2", *arguments) == 1
         err = capsys.readouterr().err
-        assert f"needs {missing}, which is not installed: pip install 'liif_fast[large]'" in err
+        assert f"writing it in tiles needs {missing}: pip install 'liif_fast[large]'" in err
         assert err.count("\n") == 1
     assert names(desk) == before
+    (desk / "x.zarr").mkdir()
+    assert upscale("x.zarr", "-s", "2", "-o", "y.png") == 1
+    assert "x.zarr: this kind of picture needs zarr: pip install 'liif_fast[large]'" in capsys.readouterr().err
 
 
 # -- input by windows -----------------------------------------------------------------------------------------------

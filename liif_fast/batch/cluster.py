@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from liif_fast import checkpoint
 from liif_fast.batch.manifest import Manifest
 from liif_fast.batch.plan import Item
 from liif_fast.batch.runner import Outcome, Runner
@@ -90,10 +89,10 @@ def run(
     cores: of each actor, less than 1 for several on a core; 4 by default.
 
     An item whose actor is killed goes to another, which goes by the record of what is done. Raises LiifError when Ray
-    is missing or cannot be reached, and for a model that cannot be read.
+    is missing or cannot be reached, and for a model that cannot be read or cannot do what is asked for.
     """
     orders.settings.check()
-    checkpoint.load(orders.settings.model, "cpu")
+    orders.settings.load("cpu")
     manifest = Manifest(orders.folder, orders.settings.identity(), orders.run)
     if orders.resume:
         manifest.sweep()

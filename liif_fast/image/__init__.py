@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from liif_fast.image.formats import FORMATS, Format, check_fits, fitting, format_of, suffix_of
+from liif_fast.image.metadata import lost
 from liif_fast.image.picture import Picture, mode_of, plain, size_of
 from liif_fast.image.reading import read
 from liif_fast.image.writing import write
@@ -14,6 +15,7 @@ __all__ = [
     "check_fits",
     "fitting",
     "format_of",
+    "lost",
     "mode_of",
     "plain",
     "read",

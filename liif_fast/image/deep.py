@@ -67,7 +67,7 @@ def tiff(path: PathLike) -> Decoded:
         array = _colours(np.moveaxis(array, 0, 2) if page.axes == "SYX" else array, page, notes)
         if len(file.pages) > 1:
             notes.append(f"only the first of {len(file.pages)} frames is used")
-        exif, turn = _exif(file, page, notes)
+        exif, turn = described(file, page, notes)
         icc = page.tags.valueof(34675)
         array = metadata.upright(array, turn)
         return Decoded(array, notes, icc if isinstance(icc, bytes) else None, exif, resolution(page))
@@ -128,7 +128,7 @@ def _straight(array: Pixels) -> Pixels:
     return np.concatenate([colours.astype(array.dtype), array[:, :, -1:]], axis=2)
 
 
-def _exif(file: Any, page: Any, notes: list[str]) -> tuple[Image.Exif | None, int]:
+def described(file: Any, page: Any, notes: list[str]) -> tuple[Image.Exif | None, int]:
     """What is kept of the page's tags, read as Pillow does in the TIFF pictures that it knows, and the orientation."""
     if file.is_bigtiff and file.byteorder == ">":
         # Pillow takes the directory for a classic one.

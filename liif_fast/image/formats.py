@@ -29,11 +29,13 @@ class Format(NamedTuple):
     deep: bool = False  # 16 bits a channel
     floating: bool = False
     most: int = 2**31 - 1  # pixels on a side
+    keeps: tuple[str, ...] = ("colour profile", "EXIF data", "resolution")
+    exif: int = 2**31 - 1  # bytes of EXIF data
     options: tuple[tuple[str, Any], ...] = ()
     needs: str = ""  # Pillow feature
 
 
-_JPEG = Format("JPEG", most=65_500, options=(("quality", 95), ("subsampling", 0)))
+_JPEG = Format("JPEG", most=65_500, exif=65_533, options=(("quality", 95), ("subsampling", 0)))
 # Runs only, at zlib's fastest level: a quarter of the time of level 6 and photographs up to 7 % larger.
 _PNG = Format("PNG", alpha=True, deep=True, options=(("compress_level", 1), ("compress_type", zlib.Z_RLE)))
 _TIFF = Format("TIFF", alpha=True, deep=True, floating=True)
@@ -45,9 +47,10 @@ FORMATS = {
     ".tif": _TIFF,
     ".tiff": _TIFF,
     ".avif": Format("AVIF", alpha=True, most=65_536, options=(("quality", 90),), needs="avif"),
-    ".bmp": Format("BMP"),
-    ".ppm": Format("PPM"),
-    ".zarr": Format("zarr", alpha=True, deep=True, floating=True),  # written by `liif_fast.streaming`
+    ".bmp": Format("BMP", keeps=("resolution",)),
+    ".ppm": Format("PPM", keeps=()),
+    # Written by `liif_fast.streaming`.
+    ".zarr": Format("zarr", alpha=True, deep=True, floating=True, keeps=("colour profile",)),
 }
 # Phones call a JPEG with a second picture behind it so.
 _VARIANTS = {"MPO": "JPEG"}
@@ -116,12 +119,12 @@ def check_fits(path: PathLike, mode: str, size: tuple[int, int]) -> None:
         extra("imagecodecs", f"{path}: a PNG of 16 bits and more than one channel")
 
 
-def extra(module: str, what: str) -> Any:
-    """A module of the extra `formats`, or ImageError that names it."""
+def extra(module: str, what: str, name: str = "formats") -> Any:
+    """A module of the extra of this name, or ImageError that says how to have it."""
     try:
         return import_module(module)
     except ImportError:
-        raise ImageError(f"{what} needs {module}: pip install 'liif_fast[formats]'") from None
+        raise ImageError(f"{what} needs {module}: pip install 'liif_fast[{name}]'") from None
 
 
 def _has_alpha(mode: str) -> bool:

@@ -41,6 +41,8 @@ def read(path: PathLike, *, trusted: bool = False) -> Picture:
     with _reading(path, trusted), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        # Of an earlier picture that stayed in its file, and is let go of now.
+        warnings.simplefilter("ignore", ResourceWarning)
         with open(path, "rb") as stream:
             start = stream.read(HEADER)
         if not start:
