@@ -27,6 +27,7 @@ import traceback
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from PIL import ExifTags, Image, ImageCms, features
 
 from liif_fast import image
 from liif_fast.errors import ImageError
+from liif_fast.image import metadata, tiff
 
 PATIENCE = 10.0  # seconds for one case
 MEMORY = 3 * 2**30  # bytes of address space beyond what the child has at its start
@@ -185,11 +187,27 @@ def check(path: Path) -> str:
     jpeg = picture.mode in ("L", "RGB") and max(picture.size) <= image.FORMATS[".jpg"].most
     for out in {suffix, ".tif"} | ({".jpg"} if jpeg else set()):
         target = path.with_name(f"written{out}")
+        image.lost(picture.icc, picture.exif, picture.dpi, image.FORMATS[out])
         image.write(picture.image, target, picture)
         again = image.read(target)
         assert again.size == picture.size
         assert out == ".jpg" or again.mode == picture.mode
+    if find_spec("tifffile"):
+        _label(picture, path.with_name("tiled.tif"))
     return "read"
+
+
+def _label(picture: image.Picture, target: Path) -> None:
+    """What a file says beside its pixels, in one that is written while it is made."""
+    import tifffile
+
+    pixels = np.zeros((16, 16), np.uint8)
+    tifffile.imwrite(target, pixels, photometric="minisblack", tile=(16, 16), metadata=None)
+    tiff.label(target, metadata.options(picture.icc, picture.exif, picture.dpi, (16, 16)))
+    again = image.read(target)
+    assert again.size == (16, 16)
+    assert again.icc == (picture.icc or None)
+    assert again.exif or not picture.exif
 
 
 def _refused(said: str, path: Path) -> str:

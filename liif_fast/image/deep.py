@@ -149,9 +149,9 @@ def described(file: Any, page: Any, notes: list[str]) -> tuple[Image.Exif | None
 
 def resolution(page: Any) -> tuple[float, float] | None:
     """(x, y) in dots per inch of one of tifffile's pages, None where it says nothing of use."""
-    inches = {2: 1.0, 3: 2.54}.get(page.tags.valueof(296, default=2))
+    *sides, unit = (page.tags.valueof(tag) for tag in metadata.RESOLUTION)
     try:
-        sides = [page.tags.valueof(tag) for tag in (282, 283)]
-        return None if inches is None else metadata.resolution([a / b * inches for a, b in sides])
+        x, y = (a / b for a, b in sides)
     except (TypeError, ValueError, ZeroDivisionError):
         return None
+    return metadata.stated(x, y, unit)

@@ -29,8 +29,9 @@ class Format(NamedTuple):
     deep: bool = False  # 16 bits a channel
     floating: bool = False
     most: int = 2**31 - 1  # pixels on a side
-    keeps: tuple[str, ...] = ("colour profile", "EXIF data", "resolution")
+    keeps: tuple[str, ...] = ("colour profile", "EXIF data", "resolution")  # beside the pixels
     exif: int = 2**31 - 1  # bytes of EXIF data
+    dpi_in_exif: bool = False  # it has no other place for the resolution
     options: tuple[tuple[str, Any], ...] = ()
     needs: str = ""  # Pillow feature
 
@@ -43,10 +44,10 @@ FORMATS = {
     ".png": _PNG,
     ".jpg": _JPEG,
     ".jpeg": _JPEG,
-    ".webp": Format("WEBP", alpha=True, most=16_383, options=(("quality", 95),), needs="webp"),
+    ".webp": Format("WEBP", alpha=True, most=16_383, options=(("quality", 95),), needs="webp", dpi_in_exif=True),
     ".tif": _TIFF,
     ".tiff": _TIFF,
-    ".avif": Format("AVIF", alpha=True, most=65_536, options=(("quality", 90),), needs="avif"),
+    ".avif": Format("AVIF", alpha=True, most=65_536, options=(("quality", 90),), needs="avif", dpi_in_exif=True),
     ".bmp": Format("BMP", keeps=("resolution",)),
     ".ppm": Format("PPM", keeps=()),
     # Written by `liif_fast.streaming`.

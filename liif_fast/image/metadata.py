@@ -16,6 +16,7 @@ LAYOUT_TAGS = frozenset(
 ) | frozenset((318, 319, 320, 321, 322, 323, 324, 325, 330, 332, 338, 339, 340, 341, 347, 529, 530, 531, 532, 34675))
 _GEOGRAPHIC_TAGS = frozenset((33550, 33922, 34264))  # GeoTIFF's size and place of a pixel
 _LONG = 512  # bytes of a value that is worth leaving out by itself
+RESOLUTION = (282, 283, 296)  # the tags of x, y and their unit
 _PIXEL_DIMENSIONS = (0xA002, 0xA003)
 _ORIENTATION = ExifTags.Base.Orientation
 TURNS = {
@@ -125,6 +126,15 @@ def resolution(given: Any) -> tuple[float, float] | None:
     except (TypeError, ValueError, ZeroDivisionError):
         return None
     return (x, y) if 0 < x < 1e6 and 0 < y < 1e6 else None
+
+
+def stated(x: Any, y: Any, unit: Any) -> tuple[float, float] | None:
+    """The resolution in dots per inch by the values of `RESOLUTION`, None where they say nothing of use."""
+    inches = {None: 1.0, 2: 1.0, 3: 2.54}.get(unit)
+    try:
+        return None if inches is None else resolution((x * inches, y * inches))
+    except TypeError:
+        return None
 
 
 def options(

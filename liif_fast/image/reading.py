@@ -124,6 +124,8 @@ def _of_pillow(opened: Image.Image, path: Path, start: bytes) -> Picture:
             array = _array_of(opened, negative, twelve)
         exif, turn = _exif(opened, notes)
         dpi, icc = metadata.resolution(opened.info.get("dpi")), opened.info.get("icc_profile")
+        if dpi is None and exif:
+            dpi = metadata.stated(*(exif.get(tag) for tag in metadata.RESOLUTION))
         if array is not None:
             return _picture(deep.Decoded(metadata.upright(array, turn), notes, icc, exif, dpi))
         image, changes = plain(opened)

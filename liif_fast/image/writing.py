@@ -31,6 +31,9 @@ def write(image: Image.Image | Pixels, path: PathLike, like: Picture | None = No
     check_fits(path, mode_of(image), size_of(image))
     form = FORMATS[path.suffix.lower()]
     options = {} if like is None else metadata.options(like.icc, like.exif, like.dpi, size_of(image))
+    if form.dpi_in_exif and "dpi" in options:
+        exif = options.setdefault("exif", Image.Exif())
+        exif.update(zip(metadata.RESOLUTION, (*options["dpi"], 2), strict=True))  # 2: inches
     try:
         with replacing(path) as temporary, _Stream(io.FileIO(str(temporary), "w")) as stream:
             if form.name == "TIFF":
