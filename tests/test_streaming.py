@@ -112,6 +112,12 @@ def test_tiles_of_a_tiff_are_tiles_and_bigtiff_begins_where_it_must(
             assert page.compression == (8 if big else 1)
     with Image.open(tmp_path / "x.tif") as opened:
         assert np.array_equal(np.asarray(opened), stored(tmp_path / "x.tif"))
+    # The tiles at the edges are stored whole: 424 x 318 pixels take 512 x 512.
+    for most, big in ((512 * 512 * 3 - 1, True), (512 * 512 * 3, False)):
+        monkeypatch.setattr(tiff, "CLASSIC", most)
+        streaming.write(upscaling(source, 5.3, model=model), tmp_path / "x.tif")
+        with tifffile.TiffFile(tmp_path / "x.tif") as file:
+            assert file.is_bigtiff == big
 
 
 # -- recovering, and memory -----------------------------------------------------------------------------------------
