@@ -19,7 +19,7 @@ from liif_fast.errors import ImageError
 from liif_fast.image import deep
 from liif_fast.image.formats import DEEP_ARRAYS, FLOAT_ARRAYS, extra
 
-WINDOWED_FROM = 2**27  # bytes of pixels: smaller TIFF files are read whole, with all that their metadata say
+WINDOWED_FROM = 2**27  # bytes of pixels: smaller TIFF files are read whole
 
 
 class Windows:

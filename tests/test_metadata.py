@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms
 from PIL.TiffImagePlugin import IFDRational
-from tiny import lay_desk, photo, upscale
+from tiny import lay_desk, names, photo, upscale
 
 from liif_fast import image, streaming, windows
 from liif_fast.image import metadata, tiff
@@ -116,6 +116,21 @@ def test_a_picture_that_stays_in_its_file_says_the_same(out: str, desk: Path, mo
     assert read.dpi == pytest.approx((300, 300), abs=0.01)
     assert read.exif is not None
     assert read.exif[271] == "Maker"
+
+
+def test_nothing_remains_where_the_directory_finds_no_room(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def full(stream: IO[bytes], *_: Any) -> int:
+        assert stream.seek(0, 2) > 256 * 256 * 3
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tiff, "_append", full)
+    monkeypatch.setattr(streaming, "STREAMED_FROM", 1000)
+    before = names(desk)
+    assert upscale("photo.png", "-s", "2", "-o", "x.tif") == 1
+    assert "x.tif: cannot be written: [Errno 28] No space left on device" in capsys.readouterr().err
+    assert names(desk) == before
 
 
 def tiled(path: Path, big: bool) -> Path:
