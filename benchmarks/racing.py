@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 import time
@@ -35,25 +36,26 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def interleave(calls: dict[str, Callable[[], Any]], rounds: int, budget: float | None = None) -> Seconds:
-    """Seconds of every call, after one round that does not count.
+def interleave(
+    calls: dict[str, Callable[[], Any]], rounds: int, budget: float | None = None, warm: bool = False
+) -> Seconds:
+    """Seconds of every call, after one round that does not count unless all are warm.
 
     The order is drawn anew for each round: what ran before leaves its clock frequency and its pages to the next.
-    budget: as many rounds as fit into these seconds, between ROUNDS, in place of `rounds`.
+    budget: seconds after which no further round begins, where there were ROUNDS[0].
     """
     seconds: Seconds = {name: [] for name in calls}
     order, generator = list(calls), random.Random(0)
-    turn = 0
-    while turn <= rounds:
-        generator.shuffle(order)
-        start = time.perf_counter()
+    if not warm:
         for name in order:
-            elapsed = timed(calls[name])
-            if turn > 0:
-                seconds[name].append(elapsed)
-        if turn == 0 and budget is not None:
-            rounds = min(max(int(budget / (time.perf_counter() - start)), ROUNDS[0]), ROUNDS[1])
-        turn += 1
+            calls[name]()
+    end = time.perf_counter() + (math.inf if budget is None else budget)
+    for turn in range(rounds):
+        if turn >= ROUNDS[0] and time.perf_counter() > end:
+            break
+        generator.shuffle(order)
+        for name in order:
+            seconds[name].append(timed(calls[name]))
     return seconds
 
 
@@ -111,7 +113,7 @@ def race(
         seconds = {name: [value] for name, value in first.items()}
         measured = interleave(bare_calls, ROUNDS[0])
     else:
-        both = interleave(calls | bare_calls, 0, budget)
+        both = interleave(calls | bare_calls, ROUNDS[1], budget, warm=True)
         seconds = {name: both[name] for name in calls}
         measured = {name: both[name] for name in bare}
     return errors, seconds, {name: flop / min(measured[name]) / 1e9 for name, (flop, _) in bare.items()}
