@@ -1,11 +1,12 @@
 """Where the time of `liif-fast upscale` goes, beside the published demo's arithmetic, on the CPU.
 
-    python -m benchmarks.command PHOTO [--megapixels 12] [--scale 2] [--demo] [--out FOLDER]
+    python -m benchmarks.command PHOTO [--megapixels 12 | --size W H] [--scale 2] [--to png] [--demo] [--out FOLDER]
     python -m benchmarks.command --agreement PHOTO [PHOTO ...]
 
 The command runs as a user runs it, in a process of its own, on a picture of the size asked for: the photograph's
 middle, repeated mirrored where it is smaller. Its parts are timed from inside; `start-up` is what is left of the
-process's wall time outside of them, `rest` what is left of the time between reading and writing.
+process's wall time outside of them, `rest` what is left of the time between reading and writing. A file that is written
+while it is made has no time of its own for writing: what that costs is in `rest`.
 
 --demo: the arithmetic of the published demo on the same picture, in this process: the encoder once on the whole, then
 chunks of 30,000 queries, each of which unfolds the whole feature map again. The encoder is run whole; of the chunks a
@@ -38,7 +39,7 @@ from torch import Tensor
 
 import liif_fast
 from benchmarks.machine import describe
-from liif_fast import conversion, encoding, functional, image, reference, upscaling
+from liif_fast import conversion, encoding, functional, image, reference, streaming, upscaling
 from liif_fast.box import Box
 from liif_fast.cli import main as liif_fast_command
 from liif_fast.files import replacing
@@ -74,6 +75,7 @@ def inside(argv: list[str], report: Path) -> int:
     """Run a command of `liif-fast` in this process and write the seconds of its parts."""
     clock = Clock()
     clock.around(conversion, "upscale", "computing")
+    clock.around(streaming, "write", "computing")
     clock.around(image, "read", "reading")
     clock.around(encoding.Encoding, "part", "encoder")
     clock.around(functional, "project", "projection")
@@ -85,10 +87,10 @@ def inside(argv: list[str], report: Path) -> int:
     return code
 
 
-def profile(source: Path, scale: float, threads: int) -> dict[str, Any]:
+def profile(source: Path, scale: float, threads: int, suffix: str) -> dict[str, Any]:
     """One run of the command: wall seconds, peak memory, seconds and share of every part."""
     with tempfile.TemporaryDirectory() as folder:
-        report, output = Path(folder) / "parts.json", Path(folder) / "large.png"
+        report, output = Path(folder) / "parts.json", Path(folder) / f"large.{suffix}"
         command = ["upscale", str(source), "-o", str(output), "-s", f"{scale:g}", "--device", "cpu", "--json"]
         child = [sys.executable, "-m", "benchmarks.command", "--inside", str(report), "--threads", str(threads)]
         start = time.perf_counter()
@@ -96,7 +98,7 @@ def profile(source: Path, scale: float, threads: int) -> dict[str, Any]:
         wall = time.perf_counter() - start
         parts: dict[str, float] = json.loads(report.read_text(encoding="utf-8"))
         written = output.stat().st_size
-    files = parts["reading"] + parts["writing"]
+    files = parts["reading"] + parts.get("writing", 0.0)
     computing = parts.pop("computing")
     parts["rest"] = computing - (sum(parts.values()) - files)
     parts["start-up"] = wall - computing - files
@@ -198,7 +200,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path, nargs="+", metavar="PHOTO")
     parser.add_argument("--megapixels", type=float, default=12, help="of the picture, 4 : 3 (12)")
+    parser.add_argument(
+        "--size", type=int, nargs=2, metavar=("W", "H"), help="of the picture, in place of --megapixels"
+    )
     parser.add_argument("--scale", type=float, default=2)
+    parser.add_argument("--to", default="png", help="suffix of the result's format (png)")
     parser.add_argument("--rounds", type=int, default=1, help="runs of the command, and of the demo, in turn (1)")
     parser.add_argument("--demo", action="store_true", help="also the published demo's arithmetic")
     parser.add_argument("--chunks", type=int, default=4, help="of the demo's queries to measure in a round (4)")
@@ -214,7 +220,8 @@ def main() -> None:
     else:
         report = {"what": "liif-fast upscale, whole process", **describe(), **timings(args)}
         report["load_average_after"] = describe()["load_average"]
-        name = f"command-cpu-{args.megapixels:g}-megapixels.json"
+        size = f"{args.megapixels:g}-megapixels" if args.size is None else "{}x{}".format(*args.size)
+        name = f"command-cpu-{size}{'' if args.to == 'png' else '-' + args.to}.json"
     args.out.mkdir(parents=True, exist_ok=True)
     with replacing(args.out / name) as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -224,12 +231,13 @@ def main() -> None:
 def timings(args: argparse.Namespace) -> dict[str, Any]:
     """The command and, where asked for, the demo in turn, and the ratios of their medians."""
     side = round((args.megapixels * 1e6 / 12) ** 0.5)
-    report: dict[str, Any] = {"picture": [4 * side, 3 * side], "scale": args.scale, "command": [], "demo": []}
+    width, height = args.size or (4 * side, 3 * side)
+    report: dict[str, Any] = {"picture": [width, height], "scale": args.scale, "command": [], "demo": []}
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "photo.jpg"
-        enlarged(args.photos[0], 4 * side, 3 * side).save(source, quality=92)
+        enlarged(args.photos[0], width, height).save(source, quality=92)
         for _ in range(args.rounds):
-            report["command"].append(profile(source, args.scale, args.threads))
+            report["command"].append(profile(source, args.scale, args.threads, args.to))
             print(json.dumps(report["command"][-1], indent=1), flush=True)
             if args.demo:
                 report["demo"].append(demo(source, args.scale, args.chunks))
