@@ -24,3 +24,10 @@ class Box(NamedTuple):
     @property
     def pixels(self) -> int:
         return self.height * self.width
+
+
+class Part(NamedTuple):
+    """The pixels `box` of a result of `size` (H, W)."""
+
+    box: Box
+    size: tuple[int, int]

@@ -13,6 +13,7 @@ from torch import nn
 
 from liif_fast import backends, checkpoint, files, image, periodic, render, streaming, tiling, windows
 from liif_fast.backends import cpu
+from liif_fast.box import Part
 from liif_fast.errors import ImageError, UsageError
 from liif_fast.upscaling import upscale, upscaling
 
@@ -54,6 +55,10 @@ class Settings(NamedTuple):
         periodic.margins(model, self.wrap, (1.0, 1.0))
         return model
 
+    def target(self) -> dict[str, Any]:
+        """The keywords of `tiling.target` beside the picture's size."""
+        return {**self.sizes, "max_pixels": None if self.force else tiling.MAX_PIXELS}
+
     def identity(self) -> str:
         """A digest of all that a result depends on beside its source: the model by its content, not by its name."""
         values = {name: value for name, value in self._asdict().items() if name not in _HOW_NOT_WHAT}
@@ -69,13 +74,14 @@ class Task(NamedTuple):
     """A picture that has been read, or one that stays in its file.
 
     output: the file to be written. notes: what was changed in reading, and what the output cannot keep. streamed: the
-    output is written while it is made.
+    output is written while it is made. part: what is made of the result, None for the whole of it.
     """
 
     output: Path
     picture: image.Picture | windows.Windows
     notes: tuple[str, ...] = ()
     streamed: bool = False
+    part: Part | None = None
 
 
 class Made(NamedTuple):
@@ -140,10 +146,24 @@ class Converter:
             notes += (f"{output.name} could not keep the transparency; written to {fitting} instead",)
         notes += image.lost(picture.icc, picture.exif, picture.dpi, image.format_of(fitting))
         width, height = picture.size
-        box = tiling.target((height, width), **self._sizes()).box
+        box = tiling.target((height, width), **self.settings.target()).box
         image.check_fits(fitting, picture.mode, (box.width, box.height))
         streamed = streaming.wanted(fitting, picture, box, compress=self.settings.compress)
         return Task(fitting, picture, notes, streamed)
+
+    def part(self, task: Task, part: Part, store: Path) -> Task:
+        """A part of what has been read for a zarr, to go to its place in the zarr `store`.
+
+        Raises ImageError where the whole is not of the size that the part is of.
+        """
+        width, height = task.picture.size
+        box = tiling.target((height, width), **self.settings.target()).box
+        if (box.height, box.width) != part.size:
+            raise ImageError(
+                f"expected a result of {part.size[1]} x {part.size[0]} by what the file said of its size, got "
+                f"{box.width} x {box.height}; run again if the file has changed, or make it alone, with -o NAME.zarr"
+            )
+        return task._replace(output=store, part=part)
 
     def compute(self, task: Task, progress: render.Progress | None = None) -> Made:
         """The second stage: the larger picture, in memory; or in its file, where that is written meanwhile."""
@@ -155,12 +175,15 @@ class Converter:
             "memory": settings.memory,
             "progress": progress,
         }
-        how: dict[str, Any] = {**self._sizes(), "wrap": settings.wrap, "model": self.model}
+        how: dict[str, Any] = {**settings.target(), "wrap": settings.wrap, "model": self.model}
         source: Any = picture.image if isinstance(picture, image.Picture) else picture
         if task.streamed:
-            work = upscaling(source, **how)
-            streaming.write(work, task.output, streaming.labels(picture), compress=settings.compress, **options)
-            return Made(task.output, (work.size[1], work.size[0]))
+            part = task.part
+            work = upscaling(source, **how, part=part and part.box)
+            labels = streaming.labels(picture)
+            streaming.write(work, task.output, labels, compress=settings.compress, part=part, **options)
+            height, width = work.size if part is None else part.size
+            return Made(task.output, (width, height))
         # What is kept of the old file is little; its pixels are not held while the new one is written.
         made = upscale(source, **how, **options)
         result = image.Picture(made, picture.icc, picture.exif, picture.dpi, span=picture.span)
@@ -171,9 +194,6 @@ class Converter:
         if made.picture is not None:
             image.write(made.picture.image, made.output, made.picture)
         return made.size
-
-    def _sizes(self) -> dict[str, Any]:
-        return {**self.settings.sizes, "max_pixels": None if self.settings.force else tiling.MAX_PIXELS}
 
     def _precision_for(self, picture: image.Picture | windows.Windows) -> str:
         return self.precision if picture.mode in EIGHT_BIT_MODES else self._deep_precision

@@ -6,8 +6,11 @@ thread of its own, when it is complete. It needs the extra `large`.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -18,7 +21,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from liif_fast.box import Box
+from liif_fast.box import Box, Part
 from liif_fast.errors import ImageError, LiifError
 from liif_fast.files import replacing
 from liif_fast.image import Picture, metadata, tiff
@@ -30,6 +33,7 @@ from liif_fast.windows import Windows
 
 TIFF = (".tif", ".tiff")
 STREAMED_FROM = 2**27  # bytes of pixels: smaller TIFFs are written whole
+DESCRIPTION = "zarr.json"  # the file in a zarr that says what it holds
 TILE = 256  # side of a file's tiles
 # Bands that are waiting, being written and being filled, beside those that the tiles being made are filling.
 BANDS = 3
@@ -75,29 +79,67 @@ def _pixel_bytes(picture: Picture | Windows) -> int:
     return int(channels * image.dtype.itemsize)
 
 
-def write(work: Painting, path: Path, labels: Labels = PLAIN, *, compress: bool = False, **options: Any) -> None:
+def write(
+    work: Painting,
+    path: Path,
+    labels: Labels = PLAIN,
+    *,
+    compress: bool = False,
+    part: Part | None = None,
+    **options: Any,
+) -> None:
     """Write the result of `work` to a .tif, .tiff or .zarr; it appears whole under its name or not at all.
 
     compress: TIFF tiles are deflated (zarr's chunks always are compressed). options: as in `Painting.parts`.
+    part: where in a larger result `work` lies, which goes to its place in the zarr `path` (made if it is missing).
+        Where the edges of parts are multiples of TILE, they have no file (`part_files`) in common but the one that
+        describes them all, so that several processes may write into one zarr.
 
     Raises ImageError when the file cannot be written or the extra is missing, and what the rendering raises.
     """
     extra("zarr" if path.suffix.lower() == ".zarr" else "tifffile", f"{path}: writing it in tiles", "large")
     row_bytes = work.size[1] * work.channels * work.dtype.itemsize
     parts = work.parts(held=Held(row_bytes, BANDS * TILE), **options)
-    save: Callable[[Path, Bands, Sequence[int], Labels, bool], None]
-    save = _write_zarr if path.suffix.lower() == ".zarr" else _write_tiff
-    if path.is_dir() and not (path / "zarr.json").exists():
-        raise ImageError(f"{path}: expected a zarr folder to replace, got another folder; choose another name")
+    if part is None:
+        check_replaceable(path)
     ready = (restored(band, labels.span) for band in bands(parts, work.size, TILE))
+    place = part or Part(Box(0, 0, *work.size), work.size)
+
+    def save(target: Path, ready: Bands) -> None:
+        if path.suffix.lower() == ".zarr":
+            _write_zarr(target, ready, place, labels)
+        else:
+            _write_tiff(target, ready, work.size, labels, compress)
+
     try:
-        with replacing(path) as temporary:
-            _meanwhile(ready, lambda ready: save(temporary, ready, work.size, labels, compress))
+        with replacing(path) if part is None else nullcontext(path) as target:
+            _meanwhile(ready, lambda ready: save(target, ready))
     except _Failed as failed:
         error = failed.__cause__
         raise ImageError(f"{path}: cannot be written: {' '.join(str(error).split())}") from error
     except OSError as error:
         raise ImageError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def check_replaceable(path: Path) -> None:
+    """ImageError where a result would replace a folder, or a zarr's name anything, that is no zarr."""
+    if (path.is_dir() or path.suffix.lower() == ".zarr") and path.exists() and not (path / DESCRIPTION).exists():
+        got = "another folder" if path.is_dir() else "a file"
+        raise ImageError(f"{path}: expected a zarr folder to replace, got {got}; choose another name")
+
+
+def part_files(box: Box) -> list[str]:
+    """The files in a zarr that can hold the box of its pixels, whose edges are multiples of TILE or the result's own.
+
+    Beside them there is its DESCRIPTION.
+    """
+    chunks = [
+        f"c/{row}/{col}"
+        for row in range(box.top // TILE, -(-box.bottom // TILE))
+        for col in range(box.left // TILE, -(-box.right // TILE))
+    ]
+    # The second are those of arrays with a third axis.
+    return [*chunks, *(f"{chunk}/0" for chunk in chunks)]
 
 
 def bands(parts: Iterable[tuple[Box, Tensor]], size: Sequence[int], rows: int) -> Bands:
@@ -217,22 +259,38 @@ def _tiles(ready: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
             yield np.ascontiguousarray(tile if channels > 1 else tile[:, :, 0])
 
 
-def _write_zarr(path: Path, ready: Bands, size: Sequence[int], labels: Labels, compress: bool) -> None:
+def _write_zarr(path: Path, ready: Bands, place: Part, labels: Labels) -> None:
     import zarr
 
-    top, array = 0, None
-    for band in ready:
-        channels = band.shape[2]
-        last = (channels,) if channels > 1 else ()
-        if array is None:
-            array = zarr.create_array(
-                str(path),
-                shape=(*size, *last),
-                chunks=(TILE, TILE, *last),
-                dtype=band.dtype,
-                zarr_format=3,
-                dimension_names=["y", "x", "c"][: 2 + len(last)],
-                attributes={} if labels.icc is None else {"icc_profile": labels.icc.hex()},
-            )
-        array[top : top + band.shape[0]] = band if channels > 1 else band[:, :, 0]
-        top += band.shape[0]
+    first = next(ready)
+    last = first.shape[2:] if first.shape[2] > 1 else ()
+    # What describes the array is one file, which is written at once, and the same whoever writes it.
+    with suppress(zarr.errors.ContainsArrayError):
+        zarr.create_array(
+            str(path),
+            shape=(*place.size, *last),
+            chunks=(TILE, TILE, *last),
+            dtype=first.dtype,
+            zarr_format=3,
+            dimension_names=["y", "x", "c"][: 2 + len(last)],
+            attributes={} if labels.icc is None else {"icc_profile": labels.icc.hex()},
+        )
+    with staying(path):
+        array: Any = zarr.open_array(str(path), mode="r+")
+        top, cols = place.box.top, slice(place.box.left, place.box.right)
+        for band in chain([first], ready):
+            array[top : top + band.shape[0], cols] = band if last else band[:, :, 0]
+            top += band.shape[0]
+
+
+@contextmanager
+def staying(folder: Path) -> Iterator[None]:
+    """FileNotFoundError where a folder has lost its name at the end: what went into it by its name may be elsewhere."""
+    # An open folder's number is given to no other.
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        yield
+        if not os.path.samestat(os.fstat(opened), os.stat(folder)):
+            raise FileNotFoundError(errno.ENOENT, "another process has moved it")
+    finally:
+        os.close(opened)

@@ -80,15 +80,18 @@ def upscaling(
     wrap: bool | str | None = None,
     model: nn.Module | str | os.PathLike[str] | None = None,
     max_pixels: int | None = tiling.MAX_PIXELS,
+    part: Box | None = None,
 ) -> Painting:
     """What `upscale` makes of a picture, to be had in parts. Arguments and errors are those of `upscale`.
 
-    image may also be `liif_fast.windows.Windows`, without wrap.
+    image may also be `liif_fast.windows.Windows`, without wrap. part: only these pixels of the result.
     """
     network = open_model(model)
     source = open_picture(image, network)
     shape = source.shape[-2], source.shape[-1]
     goal = tiling.target(shape, scale, size=size, width=width, height=height, roi=roi, max_pixels=max_pixels)
+    if part is not None:
+        goal = goal._replace(box=part._replace(top=goal.box.top + part.top, left=goal.box.left + part.left))
     footprint = shape[0] / goal.size[0], shape[1] / goal.size[1]
     return Painting(network, source, _Regular(goal, shape, periodic.margins(network, wrap, footprint)))
 

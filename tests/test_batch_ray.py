@@ -14,10 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny import lay_desk, photo, upscale
 
-from liif_fast.batch import cluster
+from liif_fast import streaming
+from liif_fast.batch import boxes, cluster
 from liif_fast.batch.manifest import FOLDER
 from liif_fast.errors import UsageError
 
@@ -49,16 +51,18 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def results() -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in sorted(Path("out").rglob("[!.]*.png"))}
+    """The PNG files, and those of a zarr."""
+    files = [*Path("out").rglob("[!.]*.png"), *Path("out").glob("[!.]*.zarr/**/*")]
+    return {str(path): path.read_bytes() for path in sorted(files) if path.is_file()}
 
 
 def lines(key: str) -> Counter[str]:
-    """How often the record has a line with this key for each output."""
+    """How often the record has a line with this key for each output, or box of it."""
     found: Counter[str] = Counter()
     for path in Path("out", FOLDER).glob("*.jsonl"):
         for line in path.read_text().splitlines():
             record = json.loads(line)
-            found[record["output"]] += key in record
+            found[record["output"] + str(record.get("box", ""))] += key in record
     return +found
 
 
@@ -121,12 +125,20 @@ def by_output(text: str) -> dict[str, dict[str, Any]]:
     return {str(Path(record["output"]).relative_to("out")): record for record in records}
 
 
-def test_killed_and_resumed(address: str, desk: Path, capsys: Any) -> None:
-    """The actors are killed: the run goes on. Then the whole run is: --resume makes what is missing, and only that."""
+def test_killed_and_resumed(address: str, desk: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The actors are killed: the run goes on. Then the whole run is: --resume makes what is missing, and only that.
+
+    The first picture is made in four boxes.
+    """
+    zarr = pytest.importorskip("zarr")
+    zarr.create_array("photos/0.zarr", data=np.asarray(photo()))
+    monkeypatch.setattr(boxes, "SIDE", streaming.TILE)
     command = ("-r", "photos", "-o", "out", "-s", "3", "--tile", "16", "--model", "model.safetensors")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-    program = [sys.executable, "-m", "liif_fast", "upscale", *command, "--ray", address, "--ray-cores", "0.5"]
-    with subprocess.Popen(program, stdout=subprocess.DEVNULL, env=environment) as process:
+    arguments = ["upscale", *command, "--ray", address, "--ray-cores", "0.5"]
+    start = "from liif_fast.batch import boxes; from liif_fast.cli import main"
+    program = f"{start}; boxes.SIDE = {streaming.TILE}; main({arguments!r})"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL, env=environment) as process:
         wait(lambda: lines("result"), "a first result")
         for pid in actors():
             os.kill(pid, signal.SIGKILL)
@@ -136,14 +148,21 @@ def test_killed_and_resumed(address: str, desk: Path, capsys: Any) -> None:
         process.send_signal(signal.SIGKILL)
     wait(lambda: not actors(), "the end of the actors")
     finished = lines("result")
-    assert before < len(finished) < COUNT, "the run was through before it could be killed"
+    assert before < len(finished) < COUNT + 4, "the run was through before it could be killed"
     assert set(finished.values()) == {1}
 
     assert upscale(*command, "--resume", "--json") == 0
     records = by_output(capsys.readouterr().out)
-    assert len(records) == COUNT
-    assert {name for name, record in records.items() if record["skipped"]} == set(finished)
-    assert lines("result") == Counter(dict.fromkeys(lines("begun"), 1))
+    assert len(records) == COUNT + 1
+    parts = {name for name in finished if "[" in name}
+    assert parts
+    divided = records.pop("0_x3.zarr")
+    assert divided["boxes"] == {"made": 4 - len(parts), "skipped": len(parts), "all": 4, "whole": True}
+    assert {name for name, record in records.items() if record["skipped"]} == set(finished) - parts
+    begun = lines("begun")
+    # It is noted too when a result in boxes gets its name.
+    del begun["0_x3.zarr"]
+    assert lines("result") == Counter(dict.fromkeys(begun, 1))
     resumed = results()
     assert not [path for path in Path("out").rglob("*") if ".part" in path.name]
     shutil.rmtree("out")
@@ -181,15 +200,15 @@ def test_a_picture_that_ends_its_process_is_given_up(desk: Path) -> None:
     orders = cluster.Orders(settings, Path("out"), "run", resume=False, overwrite=False, cwd=str(desk))
     item = Item(Path("photos/00.png"), Path("out/00.png"))
     Path("out").mkdir()
-    row = {"number": 7, "source": str(item.source), "output": str(item.output)}
     for _ in range(cluster.ATTEMPTS):
         Manifest(Path("out"), "any", "run").begin(item)
-    Manifest(Path("out"), "any", "other-run").begin(Item(Path("photos/02.png"), Path("out/02.png")))
-    outcome = cluster.Actor(orders).outcome(row)
+    other = Item(Path("photos/02.png"), Path("out/02.png"))
+    Manifest(Path("out"), "any", "other-run").begin(other)
+    outcome = cluster.Actor(orders).outcome(item)
     assert outcome.error == "photos/00.png: its process was killed 3 times; out of memory?"
-    assert cluster.Actor(orders).outcome(row | {"source": "photos/02.png", "output": "out/02.png"}).error is None
+    assert cluster.Actor(orders).outcome(other).error is None
     absent = cluster.Actor(orders._replace(cwd="/not/here"))
-    assert "/not/here: expected on every machine" in str(absent.outcome(row).error)
+    assert "/not/here: expected on every machine" in str(absent.outcome(item).error)
 
 
 def test_without_ray_the_extra_is_named(desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -169,8 +169,8 @@ def test_a_record_cut_anywhere_is_never_taken_for_more_than_it_says(cut: int, ju
     path.write_bytes(junk + lines[:cut])
     ends = [lines.index(b"\n", lines.index(f'"{n}.out", "input"'.encode())) for n in range(3)]
     torn = Manifest(folder, "settings")
-    assert [torn.complete(item) is not None for item in items] == [cut > end for end in ends]
-    assert all(Manifest(folder, "others").complete(item) is None for item in items)
+    assert [torn.complete(item, digest(item.source)) is not None for item in items] == [cut > end for end in ends]
+    assert all(Manifest(folder, "others").complete(item, digest(item.source)) is None for item in items)
 
 
 def test_two_runs_at_once(desk: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,16 +200,16 @@ def test_one_after_another_continues_as_others_go_on(desk: Path) -> None:
     mine, other = Manifest(desk, "s"), Manifest(desk, "s")
     items = [Item(Path("photos", name), desk / f"{name}.out") for name in NAMES]
     for item in items:
-        assert mine.complete(item) is None
+        assert mine.complete(item, digest(item.source)) is None
         other.begin(item)
         item.output.write_text(item.source.name)
-        assert mine.complete(item) is None
+        assert mine.complete(item, digest(item.source)) is None
         assert mine.known(item)
         other.finish(item, digest(item.source), item.output, (3, 4))
-        entry = mine.complete(item)
+        entry = mine.complete(item, digest(item.source))
         assert entry is not None
         assert entry.size == (3, 4)
-    assert Manifest(desk, "s", everything=False).complete(items[0]) is None
+    assert Manifest(desk, "s", everything=False).complete(items[0], digest(items[0].source)) is None
 
 
 @pytest.mark.parametrize("alive", [False, True])

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from liif_fast.batch.boxes import Gathering
 from liif_fast.batch.manifest import Manifest
 from liif_fast.batch.plan import Item
 from liif_fast.batch.runner import Outcome, Runner
@@ -56,12 +57,11 @@ class Actor:
             self.error = f"{error.filename}: expected on every machine of the cluster: {error.strerror}"
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """row: number, source, output of an item. Returns its number and its outcome, pickled."""
-        return {"number": row["number"], "outcome": pickle.dumps(self.outcome(row))}
+        """row: number of an item, and the item, pickled. Returns its number and its outcome, pickled."""
+        return {"number": row["number"], "outcome": pickle.dumps(self.outcome(pickle.loads(row["item"])))}
 
-    def outcome(self, row: dict[str, Any]) -> Outcome:
+    def outcome(self, item: Item) -> Outcome:
         """What became of the item."""
-        item = Item(Path(row["source"]), Path(row["output"]))
         error = self.error
         if not error and self.manifest.attempts(item) >= ATTEMPTS:
             error = f"its process was killed {ATTEMPTS} times; out of memory?"
@@ -84,7 +84,7 @@ def run(
 ) -> None:
     """Make the items with one actor for each GPU of the cluster, or for every so many cores where it has none.
 
-    report: called with each outcome as it comes, with those that failed at the end, in the plan's order.
+    report: called with each picture's outcome as it comes, with those that failed at the end, in the plan's order.
     address: of a cluster; "" for that of the variable RAY_ADDRESS, else for Ray on this machine alone.
     cores: of each actor, less than 1 for several on a core; 4 by default.
 
@@ -96,6 +96,7 @@ def run(
     manifest = Manifest(orders.folder, orders.settings.identity(), orders.run)
     if orders.resume:
         manifest.sweep()
+    gathering = Gathering(items, report, manifest)
     failed = dict(enumerate(items))
     errors: dict[int, Outcome] = {}
     lost = "Ray lost it"
@@ -107,17 +108,19 @@ def run(
                     outcome = replace(pickle.loads(row["outcome"]), item=items[number])
                     if outcome.error is None:
                         del failed[number]
-                        report(outcome)
+                        gathering(outcome)
                     else:
                         errors[number] = outcome
             except ray.exceptions.RayError as error:
                 lost = f"Ray has ended with {type(error).__name__}"
+        for number, item in failed.items():
+            gathering(errors.get(number) or Outcome(item, error=f"{item.source}: {lost}; --resume goes on"))
     except KeyboardInterrupt:
         # The actors have had no time to clean up.
         manifest.sweep()
         raise
-    for number, item in failed.items():
-        report(errors.get(number) or Outcome(item, error=f"{item.source}: {lost}; --resume goes on"))
+    finally:
+        manifest.close()
 
 
 def _dataset(ray: Any, items: Sequence[Item], orders: Orders, cores: float | None) -> Any:
@@ -125,9 +128,7 @@ def _dataset(ray: Any, items: Sequence[Item], orders: Orders, cores: float | Non
     resources, actors = share_out(
         given, cores, gpus=orders.settings.device is None and orders.settings.backend != "cpu"
     )
-    rows = [
-        {"number": number, "source": str(item.source), "output": str(item.output)} for number, item in enumerate(items)
-    ]
+    rows = [{"number": number, "item": pickle.dumps(item)} for number, item in enumerate(items)]
     actors = max(1, min(actors, len(items)))
     pool = ray.data.ActorPoolStrategy(
         min_size=1,

@@ -10,15 +10,29 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from liif_fast import files
 from liif_fast.batch.manifest import Manifest
 from liif_fast.batch.plan import Item
 from liif_fast.conversion import Converter, Made, Task
 from liif_fast.errors import ImageError, LiifError
+from liif_fast.streaming import check_replaceable
 
 Progress = Callable[[int, int], None]
 Watch = Callable[[Item], AbstractContextManager[Progress | None]]
+
+
+class Count(NamedTuple):
+    """The boxes of a picture: made in this run, complete already, all of them.
+
+    whole: all are there, and the result has its name.
+    """
+
+    made: int
+    skipped: int
+    all: int
+    whole: bool
 
 
 @dataclass
@@ -28,7 +42,7 @@ class Outcome:
     error: one line, None when all is right. defect: a traceback, where the error is not the user's to mend.
     output: the file, where it is not the item's. size: (width, height) of the result. skipped: it was complete
     already. notes: what was changed in reading. backend, precision: what it was made with. seconds: spent on it, in
-    all stages.
+    all stages. pixels: made of it. boxes: of a picture that was made in boxes.
     """
 
     item: Item
@@ -41,6 +55,8 @@ class Outcome:
     backend: str = ""
     precision: str = ""
     seconds: float = 0.0
+    pixels: int = 0
+    boxes: Count | None = None
 
 
 @dataclass
@@ -73,6 +89,7 @@ class Runner:
         self.convert, self.report, self.manifest = convert, report, manifest
         self.overwrite, self.watch = overwrite, watch
         self._reading, self._computing = threading.Lock(), threading.Lock()
+        self._divided: tuple[Path, files.Digest | None, Task] | None = None
 
     def run(self, items: Sequence[Item]) -> None:
         """Make them all.
@@ -103,9 +120,8 @@ class Runner:
         with self._reading, _stage(work):
             overwrite = self.overwrite
             if self.manifest is not None:
-                entry = self.manifest.complete(item)
-                if entry is not None:
-                    work.outcome.output, work.outcome.size, work.outcome.skipped = entry.file, entry.size, True
+                work.source = _digest(item.source)
+                if self._complete(work):
                     return work
                 overwrite = overwrite or self.manifest.known(item)
                 if item.output.exists() and not overwrite:
@@ -113,28 +129,69 @@ class Runner:
                         f"{item.output} exists already; pass --resume to go on with an earlier run, or --overwrite to "
                         "replace it"
                     )
-                work.source = _digest(item.source)
-            task = self.convert.read(item.source, item.output, overwrite)
-            work.outcome.output, work.outcome.notes = task.output, task.notes
-            work.stage = task
+            work.stage = self._task(item, work.source, overwrite)
+            work.outcome.notes = work.stage.notes
+            if item.part is None:
+                work.outcome.output = work.stage.output
         return work
+
+    def _task(self, item: Item, source: files.Digest | None, overwrite: bool) -> Task:
+        """What has been read for the item; for several parts of a picture, once."""
+        if item.part is None:
+            self._divided = None
+            return self.convert.read(item.source, item.output, overwrite)
+        if self._divided is None or self._divided[:2] != (item.source, source):
+            self._divided = None
+            check_replaceable(item.output)
+            self._divided = item.source, source, self.convert.read(item.source, item.output, overwrite)
+        assert self.manifest is not None
+        return self.convert.part(self._divided[2], item.part, self.manifest.store(item, source))
 
     def _compute(self, work: _Work) -> _Work:
         with self._computing, _stage(work):
-            if isinstance(work.stage, Task):
+            if isinstance(work.stage, Task) and not self._overtaken(work):
                 if self.manifest is not None:
                     self.manifest.begin(work.outcome.item)
-                with self.watch(work.outcome.item) as progress:
+                with self._unless_overtaken(work), self.watch(work.outcome.item) as progress:
                     work.stage = self.convert.compute(work.stage, progress)
         return work
+
+    def _overtaken(self, work: _Work) -> bool:
+        """Whether another process has made this very part, and may have put the result in its place."""
+        if work.outcome.item.part is None or not self._complete(work):
+            return False
+        work.stage = None
+        return True
+
+    @contextmanager
+    def _unless_overtaken(self, work: _Work) -> Iterator[None]:
+        try:
+            yield
+        except LiifError:
+            if not self._overtaken(work):
+                raise
+
+    def _complete(self, work: _Work) -> bool:
+        """Whether the item need not be made, which is then its outcome."""
+        if self.manifest is None:
+            return False
+        outcome = work.outcome
+        entry = self.manifest.complete(outcome.item, work.source)
+        if entry is not None:
+            outcome.size, outcome.skipped = entry.size, True
+            outcome.output = entry.file if outcome.item.part is None else None
+        return entry is not None
 
     def _write(self, work: _Work) -> None:
         with _stage(work):
             if isinstance(work.stage, Made):
-                size = self.convert.write(work.stage)
-                if self.manifest is not None and work.source is not None:
-                    self.manifest.finish(work.outcome.item, work.source, work.stage.output, size)
-                work.outcome.size = size
+                with self._unless_overtaken(work):
+                    size = self.convert.write(work.stage)
+                    if self.manifest is not None and work.source is not None:
+                        self.manifest.finish(work.outcome.item, work.source, work.stage.output, size)
+                    part = work.outcome.item.part
+                    work.outcome.size = size
+                    work.outcome.pixels = size[0] * size[1] if part is None else part.box.pixels
         # Let go of before the next one comes.
         work.stage = None
         self.report(work.outcome)

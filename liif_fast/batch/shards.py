@@ -89,6 +89,8 @@ def _given(environment: Mapping[str, str]) -> Shard:
 
 def _weight(item: Item) -> int:
     try:
-        return 1 + item.source.stat().st_size
+        size = item.source.stat().st_size
     except OSError:
         return 1
+    part = item.part
+    return 1 + (size if part is None else size * part.box.pixels // (part.size[0] * part.size[1]))

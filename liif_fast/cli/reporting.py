@@ -22,8 +22,14 @@ class Reporter:
         self.out = sys.stdout
 
     def watch(self, item: Item) -> Bar:
-        """The progress of one picture."""
-        return Bar(item.source.name, self.quiet)
+        """The progress of one picture, or of one of its boxes."""
+        name = item.source.name
+        if item.part is not None:
+            from liif_fast.batch.boxes import boxes
+
+            found = boxes(item.part.size)
+            name += f" {found.index(item.part.box) + 1}/{len(found)}"
+        return Bar(name, self.quiet)
 
     def __call__(self, outcome: Outcome) -> None:
         from tqdm import tqdm
@@ -58,11 +64,15 @@ class Reporter:
 def _line(outcome: Outcome) -> str:
     assert outcome.size is not None
     where = f"{outcome.item.source} -> {outcome.output or outcome.item.output}"
+    count = outcome.boxes
+    missing = "" if count is None or count.whole else "; the others are still to be made"
     if outcome.skipped:
-        return f"{where} (complete already)"
+        what = "" if count is None or count.whole else f"{count.skipped} of {count.all} boxes "
+        return f"{where} ({what}complete already{missing})"
     width, height = outcome.size
-    rate = width * height / 1e6 / outcome.seconds
-    return f"{where} ({width} x {height}, {outcome.seconds:.1f} s, {rate:.2f} MP/s)"
+    boxes = "" if count is None else f"{count.made} of {count.all} boxes, "
+    rate = outcome.pixels / 1e6 / outcome.seconds
+    return f"{where} ({width} x {height}, {boxes}{outcome.seconds:.1f} s, {rate:.2f} MP/s{missing})"
 
 
 def _record(outcome: Outcome) -> dict[str, Any]:
@@ -71,8 +81,9 @@ def _record(outcome: Outcome) -> dict[str, Any]:
         record["width"], record["height"] = outcome.size
     if outcome.size is not None and not outcome.skipped:
         record |= {"backend": outcome.backend, "precision": outcome.precision, "seconds": round(outcome.seconds, 3)}
-        rate = outcome.size[0] * outcome.size[1] / 1e6 / outcome.seconds
-        record["megapixels_per_second"] = round(rate, 4)
+        record["megapixels_per_second"] = round(outcome.pixels / 1e6 / outcome.seconds, 4)
+    if outcome.boxes is not None:
+        record["boxes"] = outcome.boxes._asdict()
     return record | {"skipped": outcome.skipped, "ok": outcome.error is None, "error": outcome.error}
 
 

@@ -144,9 +144,14 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(
                 "-o: expected a folder, where a record of what is done is kept, for --resume, --shard and --ray"
             )
+        settings = _settings(args, sizes)
+        if folder is not None:
+            from liif_fast.batch import boxes
+
+            items = boxes.divide(items, settings)
         if args.shard is not None:
             items = _share(args, items)
-        _make(args, _settings(args, sizes), items, folder, report)
+        _make(args, settings, items, folder, report)
     except LiifError as error:
         print(f"liif-fast upscale: {error}", file=sys.stderr)
         return 2
@@ -182,7 +187,8 @@ def _label(args: argparse.Namespace, sizes: dict[str, Any]) -> str:
 def _share(args: argparse.Namespace, items: list[Item]) -> list[Item]:
     mine: list[Item] = args.shard.share(items)
     if not args.quiet:
-        print(f"shard {args.shard}: {len(mine)} of {len(items)} pictures", file=sys.stderr)
+        what = "pictures" if all(item.part is None for item in items) else "pictures and boxes"
+        print(f"shard {args.shard}: {len(mine)} of {len(items)} {what}", file=sys.stderr)
     return mine
 
 
@@ -211,6 +217,7 @@ def _make(
         orders = cluster.Orders(settings, folder, secrets.token_hex(8), args.resume, args.overwrite, os.getcwd())
         cluster.run(items, orders, report, args.ray, args.ray_cores)
         return
+    from liif_fast.batch import boxes
     from liif_fast.batch.runner import Runner
     from liif_fast.conversion import Converter
 
@@ -218,8 +225,9 @@ def _make(
     manifest = None if folder is None else Manifest(folder, settings.identity(), everything=args.resume)
     if manifest is not None and args.resume:
         manifest.sweep()
+    told = report if manifest is None else boxes.Gathering(items, report, manifest)
     try:
-        Runner(convert, report, manifest, args.overwrite, report.watch).run(items)
+        Runner(convert, told, manifest, args.overwrite, report.watch).run(items)
     finally:
         if manifest is not None:
             manifest.close()

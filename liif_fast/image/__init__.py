@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from liif_fast.image.formats import FORMATS, Format, check_fits, fitting, format_of, suffix_of
+from liif_fast.image.header import stated_size
 from liif_fast.image.metadata import lost
 from liif_fast.image.picture import Picture, mode_of, plain, size_of
 from liif_fast.image.reading import read
@@ -20,6 +21,7 @@ __all__ = [
     "plain",
     "read",
     "size_of",
+    "stated_size",
     "suffix_of",
     "write",
 ]

@@ -38,7 +38,7 @@ def read(path: PathLike, *, trusted: bool = False) -> Picture:
     if not path.is_file():
         got = "a folder; name the files in it" if path.is_dir() else "something else"
         raise ImageError(f"{path}: expected a picture file, got {got}")
-    with _reading(path, trusted), warnings.catch_warnings(record=True) as caught:
+    with refusing(path, trusted), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         # Of an earlier picture that stayed in its file, and is let go of now.
@@ -53,7 +53,7 @@ def read(path: PathLike, *, trusted: bool = False) -> Picture:
 
 
 @contextmanager
-def _reading(path: Path, trusted: bool) -> Iterator[None]:
+def refusing(path: Path, trusted: bool) -> Iterator[None]:
     """Whatever goes wrong inside becomes an ImageError of one line; Pillow's limit is off for trusted files."""
     limit = Image.MAX_IMAGE_PIXELS
     if trusted:
