@@ -19,6 +19,7 @@ Pixels = Tensor | Windows
 INTEGER_MAX = {torch.uint8: 255, torch.uint16: 65_535}
 STRIP = 2**23  # bytes of a strip's feature map: what goes into a convolution and comes out of it stays in a cache
 LEAST_ROWS = 8  # of a strip: thinner ones are mostly rows kept from the one before
+KEPT_ROWS = 8  # of features, for the next part: neighbours of its first queries, unfolded, are before this one's end
 STRIP_COPIES = 6  # a layer's rows without and with those kept, its answer, a skip's rows twice, the features
 
 
@@ -96,9 +97,11 @@ class Encoding:
             strip = Span(roll.seen, min(roll.seen + height, self.inp.shape[2]))
             found.append(roll.encoder(self._normalised(strip, xs), last=strip.stop == self.inp.shape[2]))
             roll.seen, end = strip.stop, end + found[-1].shape[2]
+        roll.feat = None
         feat = torch.cat(found, dim=2)
         feat = feat[:, :, feat.shape[2] - (end - rows.start) :]
-        roll.feat, roll.first, self._roll = feat, rows.start, roll
+        roll.first = max(rows.start, rows.stop - KEPT_ROWS)
+        roll.feat, self._roll = feat[:, :, roll.first - rows.start :].clone(), roll
         return feat[:, :, : rows.stop - rows.start]
 
     def _seen(self, span: Span, axis: int) -> Span:
@@ -120,7 +123,7 @@ class Encoding:
 
 @dataclass
 class _Roll:
-    """A rolling encoder for the columns `cols`: it has had the input rows before `seen`; features from `first` on."""
+    """A rolling encoder of the columns `cols`: it has had input rows before `seen` and keeps features from `first`."""
 
     encoder: Rolling
     cols: Span
