@@ -37,7 +37,7 @@ from liif_fast.tiling import (
 Progress = Callable[[int, int], None]
 Decode = Callable[[Box], Tensor]
 
-MEMORY = 3 * 2**28  # bytes of working memory on the CPU, where nothing else is asked for
+MEMORY = 5 * 2**27  # bytes of working memory on the CPU, where nothing else is asked for
 BAND = 2**17  # queries at a time: their coordinates, cells and answers are small beside a tile
 PLAIN_BAND = 30_000  # the published demo's, for decoders that hold all activations of a band
 MODEL = "model"  # stands for a backend where only the model itself knows its decoder
@@ -72,7 +72,7 @@ def render(
 
     inp: [1, C, h, w] in [0, 1], or uint8 / uint16 standing for that; normalised by the model's `data_norm`.
     tile: side of a tile in input pixels, without its halo; otherwise it follows from memory.
-    memory: bytes (or "1.5G") of working memory beside the input, the output and the model: 768 MiB by default on the
+    memory: bytes (or "1.5G") of working memory beside the input, the output and the model: 640 MiB by default on the
         CPU, half of what is free on a GPU. An encoder that sees the whole picture needs what it needs.
     progress: called with (output pixels done, all output pixels) after each band.
 

@@ -64,7 +64,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--memory",
         type=checked(tiling.parse_memory),
         metavar="M",
-        help="working memory beside the pictures and the model, such as 1.5G or 800M (default: 768M on a CPU)",
+        help="working memory beside the pictures and the model, such as 1.5G or 800M (default: 640M on a CPU)",
     )
     parser.add_argument(
         "--wrap",
