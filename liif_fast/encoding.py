@@ -97,7 +97,6 @@ class Encoding:
             strip = Span(roll.seen, min(roll.seen + height, self.inp.shape[2]))
             found.append(roll.encoder(self._normalised(strip, xs), last=strip.stop == self.inp.shape[2]))
             roll.seen, end = strip.stop, end + found[-1].shape[2]
-        roll.feat = None
         feat = torch.cat(found, dim=2)
         feat = feat[:, :, feat.shape[2] - (end - rows.start) :]
         roll.first = max(rows.start, rows.stop - KEPT_ROWS)

@@ -137,6 +137,11 @@ def stated(x: Any, y: Any, unit: Any) -> tuple[float, float] | None:
         return None
 
 
+def resolution_tags(dpi: tuple[float, float]) -> dict[int, Any]:
+    """The values of `RESOLUTION` that say (x, y) in dots per inch."""
+    return dict(zip(RESOLUTION, (*dpi, 2), strict=True))  # 2: inches
+
+
 def options(
     icc: bytes | None, exif: Image.Exif | None, dpi: tuple[float, float] | None, size: tuple[int, int]
 ) -> dict[str, Any]:

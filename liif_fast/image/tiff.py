@@ -72,7 +72,7 @@ def _kept(options: Mapping[str, Any]) -> dict[int, Any]:
     if "icc_profile" in options:
         tags[34675] = options["icc_profile"]
     if "dpi" in options:
-        tags.update(zip(metadata.RESOLUTION, (*options["dpi"], 2), strict=True))  # 2: inches
+        tags.update(metadata.resolution_tags(options["dpi"]))
     return tags
 
 

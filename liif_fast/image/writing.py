@@ -33,7 +33,7 @@ def write(image: Image.Image | Pixels, path: PathLike, like: Picture | None = No
     options = {} if like is None else metadata.options(like.icc, like.exif, like.dpi, size_of(image))
     if form.dpi_in_exif and "dpi" in options:
         exif = options.setdefault("exif", Image.Exif())
-        exif.update(zip(metadata.RESOLUTION, (*options["dpi"], 2), strict=True))  # 2: inches
+        exif.update(metadata.resolution_tags(options["dpi"]))
     try:
         with replacing(path) as temporary, _Stream(io.FileIO(str(temporary), "w")) as stream:
             if form.name == "TIFF":
