@@ -11,6 +11,9 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <atomic>
+#include <string>
+#include <tuple>
 #include <vector>
 
 #include "arguments.h"
@@ -27,8 +30,9 @@ namespace liif {
 namespace {
 
 constexpr int64_t kOut = 4, kIn = 6, kPoints = kIn * kIn;
-constexpr int64_t kTogether = 96;  // tiles: what they are turned into stays in the second- and third-level cache
+constexpr int64_t kTogether = 24;  // tiles: what they are turned into stays in the second-level cache
 constexpr int64_t kColumns = 64;   // of one product
+constexpr int64_t kSumPoint = 7;   // where turn_gradient adds up all pixels of a tile
 
 LIIF_AVX512 inline __m512 times(float factor, __m512 x) { return _mm512_mul_ps(_mm512_set1_ps(factor), x); }
 LIIF_AVX512 inline __m512 plus(__m512 a, float factor, __m512 b) {
@@ -80,16 +84,22 @@ struct Map {
           tiles(t.size(0) * down * across),
           values(values) {}
 
-    // The pixel at (y, x) of a tile, which starts at (0, 0); null outside of the map.
-    const float* pixel(int64_t tile, int64_t y, int64_t x) const {
-        const int64_t row = tile / across % down * kOut + y, column = tile % across * kOut + x;
-        const bool inside = row >= 0 && row < height && column >= 0 && column < width;
-        return inside ? values + ((tile / across / down * height + row) * width + column) * channels : nullptr;
-    }
-
     int64_t height, width, channels, down, across, tiles;
     const float* values;
 };
+
+// Size x Size pixels of a tile from (first, first); null where they lie outside of the map.
+template <int64_t Size>
+void find_pixels(const Map& map, int64_t tile, int64_t first, const float* (&found)[Size][Size]) {
+    const int64_t top = tile / map.across % map.down * kOut + first, left = tile % map.across * kOut + first;
+    const float* picture = map.values + tile / map.across / map.down * map.height * map.width * map.channels;
+    for (int64_t y = top; y < top + Size; ++y) {
+        for (int64_t x = left; x < left + Size; ++x) {
+            const bool inside = y >= 0 && y < map.height && x >= 0 && x < map.width;
+            found[y - top][x - left] = inside ? picture + (y * map.width + x) * map.channels : nullptr;
+        }
+    }
+}
 
 // From one point to the next; not a multiple of a page, which would put all points into one set of the cache.
 int64_t point_stride(int64_t channels) { return kTogether * channels + kVector; }
@@ -105,11 +115,7 @@ LIIF_AVX512 void turn(const Map& map, int64_t begin, int64_t end, int64_t first,
     const int64_t stride = point_stride(map.channels);
     for (int64_t tile = begin; tile < end; ++tile) {
         const float* from[Size][Size];
-        for (int64_t y = 0; y < Size; ++y) {
-            for (int64_t x = 0; x < Size; ++x) {
-                from[y][x] = map.pixel(tile, first + y, first + x);
-            }
-        }
+        find_pixels<Size>(map, tile, first, from);
         for (int64_t channel = 0; channel < map.channels; channel += kVector) {
             __m512 half[Size][kIn];
             for (int64_t x = 0; x < Size; ++x) {
@@ -137,13 +143,25 @@ LIIF_AVX512 void turn(const Map& map, int64_t begin, int64_t end, int64_t first,
     }
 }
 
-// The products' points [point][tile][channel] back to pixels of `map`, plus the bias.
-LIIF_AVX512 void turn_back(const Map& map, int64_t begin, int64_t end, const float* from, const float* bias) {
+// What is done to a result before it is written.
+enum class Finish {
+    kNothing,
+    kRelu,    // negative values become zero (NaN stays)
+    kAdd,     // another map is added
+    kSelect,  // zero where another map is not above zero (NaN is): the backward of kRelu
+};
+
+// The products' points [point][tile][channel] back to pixels of `map`, plus the bias; `other` is laid out as the map.
+template <Finish finish>
+LIIF_AVX512 void turn_back(const Map& map, int64_t begin, int64_t end, const float* from, const float* bias,
+                           const float* other) {
     const int64_t stride = point_stride(map.channels);
     for (int64_t tile = begin; tile < end; ++tile) {
+        const float* pixel[kOut][kOut];
+        find_pixels<kOut>(map, tile, 0, pixel);
         for (int64_t channel = 0; channel < map.channels; channel += kVector) {
             const float* place = from + (tile - begin) * map.channels + channel;
-            const __m512 offset = bias ? _mm512_loadu_ps(bias + channel) : _mm512_setzero_ps();
+            const __m512 offset = bias ? _mm512_loadu_ps(bias + channel) : _mm512_setzero_ps(), zero = {};
             __m512 half[kIn][kOut];
             for (int64_t x = 0; x < kIn; ++x) {
                 __m512 column[kIn];
@@ -162,8 +180,19 @@ LIIF_AVX512 void turn_back(const Map& map, int64_t begin, int64_t end, const flo
                 turn_output(row, pixels);
 #pragma GCC unroll 4
                 for (int64_t x = 0; x < kOut; ++x) {
-                    if (const float* pixel = map.pixel(tile, y, x)) {
-                        _mm512_storeu_ps(const_cast<float*>(pixel) + channel, _mm512_add_ps(pixels[x], offset));
+                    if (pixel[y][x]) {
+                        float* to = const_cast<float*>(pixel[y][x]) + channel;
+                        const float* own = other + (to - map.values);
+                        __m512 value = _mm512_add_ps(pixels[x], offset);
+                        if constexpr (finish == Finish::kRelu) {
+                            value = _mm512_max_ps(zero, value);
+                        } else if constexpr (finish == Finish::kAdd) {
+                            value = _mm512_add_ps(value, _mm512_loadu_ps(own));
+                        } else if constexpr (finish == Finish::kSelect) {
+                            const __mmask16 alive = _mm512_cmp_ps_mask(_mm512_loadu_ps(own), zero, _CMP_NLE_UQ);
+                            value = _mm512_maskz_mov_ps(alive, value);
+                        }
+                        _mm512_storeu_ps(to, value);
                     }
                 }
             }
@@ -177,24 +206,40 @@ void check_map(const at::Tensor& t, const char* name) {
                 "multiple of ", kVector, ", got ", t.sizes());
 }
 
-// x [B, C, H, W], points [36, C, N] of the kernel, bias [N] -> [B, N, H, W], channels last.
-at::Tensor cpu_winograd(const at::Tensor& x, const at::Tensor& points, const std::optional<at::Tensor>& bias) {
+// x [B, C, H, W], points [36, C, N] of the kernel, bias [N] -> [B, N, H, W], channels last. finish: "", "relu", or
+// "add" or "select" with another map [B, N, H, W].
+at::Tensor cpu_winograd(const at::Tensor& x, const at::Tensor& points, const std::optional<at::Tensor>& bias,
+                        const std::string& finish, const std::optional<at::Tensor>& other) {
     check_map(x, "x");
     check_float(points, "points");
     const int64_t in = x.size(1), out = points.size(-1);
     TORCH_CHECK(points.dim() == 3 && points.size(0) == kPoints && points.size(1) == in && out % kVector == 0,
                 "points: expected [", kPoints, ", ", in, ", N] with N a multiple of ", kVector, ", got ",
                 points.sizes());
-    const at::Tensor source = x.contiguous(at::MemoryFormat::ChannelsLast), kernel = points.contiguous();
+    constexpr auto kLayout = at::MemoryFormat::ChannelsLast;
+    const at::Tensor source = x.contiguous(kLayout), kernel = points.contiguous();
+    at::Tensor result = at::empty({x.size(0), out, x.size(2), x.size(3)}, x.options().memory_format(kLayout));
     const at::Tensor offset = bias ? bias->contiguous() : at::Tensor();
-    at::Tensor result =
-        at::empty({x.size(0), out, x.size(2), x.size(3)}, x.options().memory_format(at::MemoryFormat::ChannelsLast));
+    at::Tensor second = result;
+    if (other) {
+        check_map(*other, "other");
+        TORCH_CHECK(other->sizes() == result.sizes(), "other: expected ", result.sizes(), ", got ", other->sizes());
+        second = other->contiguous(kLayout);
+    }
+    TORCH_CHECK(other.has_value() == (finish == "add" || finish == "select"),
+                "other: expected with add and select only");
+    const auto turn_back_and = finish == "relu"     ? turn_back<Finish::kRelu>
+                               : finish == "add"    ? turn_back<Finish::kAdd>
+                               : finish == "select" ? turn_back<Finish::kSelect>
+                                                    : turn_back<Finish::kNothing>;
     const Map from(source, source.const_data_ptr<float>()), to(result, result.mutable_data_ptr<float>());
     const int64_t runs = (from.tiles + kTogether - 1) / kTogether;
-    at::parallel_for(0, runs, 1, [&](int64_t first, int64_t last) {
+    // Threads take the next run when they are ready, so that a slow or busy core does not hold up the others.
+    std::atomic<int64_t> next{0};
+    at::parallel_for(0, std::min<int64_t>(at::get_num_threads(), runs), 1, [&](int64_t, int64_t) {
         const Buffer<float> turned(static_cast<size_t>(kPoints * point_stride(in)));
         const Buffer<float> products(static_cast<size_t>(kPoints * point_stride(out)));
-        for (int64_t run = first; run < last; ++run) {
+        for (int64_t run = next++; run < runs; run = next++) {
             const int64_t begin = run * kTogether, end = std::min(begin + kTogether, from.tiles);
             turn<kIn, turn_input>(from, begin, end, -1, turned.get());
             for (int64_t point = 0; point < kPoints; ++point) {
@@ -205,15 +250,17 @@ at::Tensor cpu_winograd(const at::Tensor& x, const at::Tensor& points, const std
                                                 products.get() + point * point_stride(out) + n);
                 }
             }
-            turn_back(to, begin, end, products.get(), offset.defined() ? offset.const_data_ptr<float>() : nullptr);
+            turn_back_and(to, begin, end, products.get(), offset.defined() ? offset.const_data_ptr<float>() : nullptr,
+                          second.const_data_ptr<float>());
         }
         at::native::cpublas::brgemm_release(false);
     });
     return result;
 }
 
-// x [B, C, H, W], grad [B, N, H, W] of the result -> the gradient of `points`, added up in a fixed order.
-at::Tensor cpu_winograd_weight(const at::Tensor& x, const at::Tensor& grad) {
+// x [B, C, H, W], grad [B, N, H, W] of the result -> the gradients of `points` and of the bias [N], added up in an
+// order that only the number of threads changes.
+std::tuple<at::Tensor, at::Tensor> cpu_winograd_weight(const at::Tensor& x, const at::Tensor& grad) {
     check_map(x, "x");
     check_map(grad, "grad");
     TORCH_CHECK(x.size(0) == grad.size(0) && x.size(2) == grad.size(2) && x.size(3) == grad.size(3),
@@ -222,35 +269,40 @@ at::Tensor cpu_winograd_weight(const at::Tensor& x, const at::Tensor& grad) {
     const at::Tensor source = x.contiguous(at::MemoryFormat::ChannelsLast);
     const at::Tensor given = grad.contiguous(at::MemoryFormat::ChannelsLast);
     const Map from(source, source.const_data_ptr<float>()), by(given, given.const_data_ptr<float>());
-    const int64_t runs = (from.tiles + kTogether - 1) / kTogether;
-    const int64_t shares = std::max<int64_t>(1, std::min<int64_t>(at::get_num_threads(), runs));
+    const int64_t runs = (from.tiles + kTogether - 1) / kTogether, threads = at::get_num_threads();
+    const int64_t shares = std::max<int64_t>(1, std::min(threads, runs));
     const at::Tensor sums = at::zeros({shares, kPoints, in, out}, x.options());
-    at::parallel_for(0, shares, 1, [&](int64_t first, int64_t last) {
+    const at::Tensor biases = at::zeros({shares, out}, x.options());
+    std::atomic<int64_t> next{0};
+    at::parallel_for(0, std::min(threads, shares), 1, [&](int64_t, int64_t) {
         const Buffer<float> turned(static_cast<size_t>(kPoints * point_stride(in)));
         const Buffer<float> gradients(static_cast<size_t>(kPoints * point_stride(out)));
-        for (int64_t share = first; share < last; ++share) {
+        for (int64_t share = next++; share < shares; share = next++) {
             at::Tensor sum = sums.select(0, share);
+            float* bias = biases.mutable_data_ptr<float>() + share * out;
             for (int64_t run = runs * share / shares; run < runs * (share + 1) / shares; ++run) {
                 const int64_t begin = run * kTogether, end = std::min(begin + kTogether, from.tiles);
                 turn<kIn, turn_input>(from, begin, end, -1, turned.get());
                 turn<kOut, turn_gradient>(by, begin, end, 0, gradients.get());
                 sum.baddbmm_(all_points(turned, end - begin, in).transpose(1, 2),
                              all_points(gradients, end - begin, out));
+                add_rows(gradients.get() + kSumPoint * point_stride(out), out, end - begin, out, bias);
             }
         }
     });
     for (int64_t share = 1; share < shares; ++share) {
-        float* values = sums.mutable_data_ptr<float>();
+        float *values = sums.mutable_data_ptr<float>(), *bias = biases.mutable_data_ptr<float>();
         add_row(values + share * kPoints * in * out, 1.0f, kPoints * in * out, values);
+        add_row(bias + share * out, 1.0f, out, bias);
     }
-    return sums.select(0, 0);
+    return {sums.select(0, 0), biases.select(0, 0)};
 }
 
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(liif_fast, m) {
-    m.def("cpu_winograd(Tensor x, Tensor points, Tensor? bias) -> Tensor");
-    m.def("cpu_winograd_weight(Tensor x, Tensor grad) -> Tensor");
+    m.def("cpu_winograd(Tensor x, Tensor points, Tensor? bias, str finish, Tensor? other) -> Tensor");
+    m.def("cpu_winograd_weight(Tensor x, Tensor grad) -> (Tensor, Tensor)");
     m.def("cpu_winograd_works() -> bool", []() { return __builtin_cpu_supports("avx512f") && brgemm_works(); });
 }
 

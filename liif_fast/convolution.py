@@ -43,30 +43,51 @@ def _turn(kernel: Tensor) -> Tensor:
     return (_points().to(kernel.device) @ flat).view(36, channels, outputs)
 
 
+def _turned_round(kernel: Tensor) -> Tensor:
+    """The gradient of the input is a convolution of the result's with this kernel."""
+    return kernel.flip(2, 3).transpose(0, 1)
+
+
+def _winograd(
+    x: Tensor, kernel: Tensor, bias: Tensor | None = None, finish: str = "", other: Tensor | None = None
+) -> Tensor:
+    """finish: "", "relu", "add" (`other`), or "select" (where `other` is above zero)."""
+    found: Tensor = torch.ops.liif_fast.cpu_winograd(x, _turn(kernel), bias, finish, other)
+    return found
+
+
+def _winograd_weight(x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of the kernel [N, C, 3, 3] and the bias [N]."""
+    found, bias = torch.ops.liif_fast.cpu_winograd_weight(x, grad)
+    flat = _points().t() @ found.view(36, -1)
+    return flat.view(3, 3, x.shape[1], grad.shape[1]).permute(3, 2, 0, 1).contiguous(), bias
+
+
+def _like_result(x: Tensor, channels: int) -> Tensor:
+    size = (x.shape[0], channels, *x.shape[2:])
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
 @torch.library.custom_op("liif_fast::convolve", mutates_args=())
 def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
     """conv2d with padding 1: x [B, C, H, W], kernel [N, C, 3, 3], bias [N] -> [B, N, H, W], channels last, float32."""
-    found: Tensor = torch.ops.liif_fast.cpu_winograd(x, _turn(kernel), bias)
-    return found
+    return _winograd(x, kernel, bias)
 
 
 @convolve.register_fake
 def _(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
-    size = (x.shape[0], kernel.shape[0], *x.shape[2:])
-    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    return _like_result(x, kernel.shape[0])
 
 
 @torch.library.custom_op("liif_fast::convolve_weight", mutates_args=())
-def convolve_weight(x: Tensor, grad: Tensor) -> Tensor:
-    """The kernel's gradient [N, C, 3, 3] from that of the result."""
-    found = torch.ops.liif_fast.cpu_winograd_weight(x, grad)
-    flat = _points().t() @ found.view(36, -1)
-    return flat.view(3, 3, x.shape[1], grad.shape[1]).permute(3, 2, 0, 1).contiguous()
+def convolve_weight(x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of the kernel [N, C, 3, 3] and of the bias [N], from that of the result."""
+    return _winograd_weight(x, grad)
 
 
 @convolve_weight.register_fake
-def _(x: Tensor, grad: Tensor) -> Tensor:
-    return x.new_empty(grad.shape[1], x.shape[1], 3, 3)
+def _(x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty(grad.shape[1], x.shape[1], 3, 3), x.new_empty(grad.shape[1])
 
 
 def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
@@ -77,27 +98,110 @@ def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Te
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, kernel = ctx.saved_tensors
-    # The gradient of the input is a convolution with the kernel turned round.
-    d_x = convolve(grad, kernel.flip(2, 3).transpose(0, 1), None) if ctx.needs_input_grad[0] else None
-    d_kernel = convolve_weight(x, grad) if ctx.needs_input_grad[1] else None
-    d_bias = grad.sum((0, 2, 3)) if ctx.with_bias and ctx.needs_input_grad[2] else None
-    return d_x, d_kernel, d_bias
+    d_x = convolve(grad, _turned_round(kernel), None) if ctx.needs_input_grad[0] else None
+    d_kernel, d_bias = None, None
+    if ctx.needs_input_grad[1]:
+        d_kernel, d_bias = convolve_weight(x, grad)
+    elif ctx.with_bias and ctx.needs_input_grad[2]:
+        d_bias = grad.sum((0, 2, 3))
+    return d_x, d_kernel, d_bias if ctx.with_bias else None
 
 
 convolve.register_autograd(_differentiate, setup_context=_remember)
+
+
+@torch.library.custom_op("liif_fast::residual_block", mutates_args=())
+def residual_block(
+    x: Tensor, first: Tensor, first_bias: Tensor, second: Tensor, second_bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """x [B, C, H, W] -> (x + conv(h), h) with h = relu(conv(x)): in one pass for each convolution, as the backward.
+
+    first, second [C, C, 3, 3], biases [C]; everything float32, the results channels last.
+    """
+    h = _winograd(x, first, first_bias, "relu")
+    return _winograd(h, second, second_bias, "add", x), h
+
+
+@residual_block.register_fake
+def _(x: Tensor, first: Tensor, first_bias: Tensor, second: Tensor, second_bias: Tensor) -> tuple[Tensor, Tensor]:
+    return _like_result(x, x.shape[1]), _like_result(x, x.shape[1])
+
+
+@torch.library.custom_op("liif_fast::residual_block_backward", mutates_args=())
+def residual_block_backward(
+    grad: Tensor, x: Tensor, h: Tensor, first: Tensor, second: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of residual_block's arguments from that of its first result."""
+    d_second, d_second_bias = _winograd_weight(h, grad)
+    d_h = _winograd(grad, _turned_round(second), None, "select", h)
+    d_first, d_first_bias = _winograd_weight(x, d_h)
+    return _winograd(d_h, _turned_round(first), None, "add", grad), d_first, d_first_bias, d_second, d_second_bias
+
+
+@residual_block_backward.register_fake
+def _(
+    grad: Tensor, x: Tensor, h: Tensor, first: Tensor, second: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    bias = x.new_empty(x.shape[1])
+    return _like_result(x, x.shape[1]), torch.empty_like(first), bias, torch.empty_like(second), torch.empty_like(bias)
+
+
+def _remember_block(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, first, _, second, _ = inputs
+    _, h = output
+    ctx.mark_non_differentiable(h)
+    # Else autograd would make zeros of the size of h.
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, h, first, second)
+
+
+def _differentiate_block(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 5
+    return residual_block_backward(grad, *ctx.saved_tensors)
+
+
+residual_block.register_autograd(_differentiate_block, setup_context=_remember_block)
+
+
+def _bfloat16_wanted(x: Tensor) -> bool:
+    """Whether a layer is asked for bfloat16 where float32 by `convolve` is faster."""
+    half = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    return half and torch.get_autocast_dtype("cpu") is torch.bfloat16 and WANTED
+
+
+def _simple(layer: nn.Conv2d) -> bool:
+    """Whether `convolve` computes this layer."""
+    plain = layer.stride == (1, 1) and layer.padding == (1, 1) and layer.dilation == (1, 1) and layer.groups == 1
+    return plain and layer.padding_mode == "zeros" and fits(layer.in_channels, layer.out_channels, layer.kernel_size)
+
+
+def _hooked(layer: nn.Module) -> bool:
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
+
+
+def fused_residual_block(x: Tensor, first: nn.Module, second: nn.Module) -> Tensor | None:
+    """``x + second(relu(first(x)))`` where `Conv2d` takes `convolve` for both and no hook is on them, else None."""
+    if not (isinstance(first, Conv2d) and isinstance(second, Conv2d) and _bfloat16_wanted(x)):
+        return None
+    if not (_simple(first) and _simple(second)) or _hooked(first) or _hooked(second):
+        return None
+    if first.bias is None or second.bias is None:
+        return None
+    operands = (x, first.weight, first.bias, second.weight, second.bias)
+    with torch.autocast("cpu", enabled=False):
+        return residual_block(*(tensor.float() for tensor in operands))[0]
 
 
 class Conv2d(nn.Conv2d):
     """nn.Conv2d that under bfloat16 autocast on a CPU without bfloat16 instructions is not slower than without."""
 
     def forward(self, x: Tensor) -> Tensor:
-        half = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
-        if not (half and torch.get_autocast_dtype("cpu") is torch.bfloat16 and WANTED):
+        if not _bfloat16_wanted(x):
             return super().forward(x)
-        plain = self.stride == (1, 1) and self.padding == (1, 1) and self.dilation == (1, 1) and self.groups == 1
         with torch.autocast("cpu", enabled=False):
             x, weight = x.float(), self.weight.float()
             bias = None if self.bias is None else self.bias.float()
-            if plain and self.padding_mode == "zeros" and fits(self.in_channels, self.out_channels, self.kernel_size):
+            if _simple(self):
                 return convolve(x, weight, bias)
             return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)

@@ -9,7 +9,8 @@ from conftest import seeded
 from torch import Tensor, nn
 
 from liif_fast import convolution
-from liif_fast.convolution import Conv2d, convolve, convolve_weight
+from liif_fast.convolution import Conv2d, convolve, convolve_weight, residual_block, residual_block_backward
+from liif_fast.models.edsr import ResBlock
 
 needed = pytest.mark.skipif(
     not convolution.fits(16, 16, (3, 3)), reason="this processor has bfloat16, no AVX-512 or no compiled extension"
@@ -51,7 +52,8 @@ def test_the_same_bits_again_and_a_layout_of_any_kind() -> None:
     assert want.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(convolve(x.contiguous(memory_format=torch.channels_last), kernel, bias), want)
     grad = seeded(list(want.shape), 5, 1)
-    assert torch.equal(convolve_weight(x, grad), convolve_weight(x, grad))
+    for first, second in zip(convolve_weight(x, grad), convolve_weight(x, grad), strict=True):
+        assert torch.equal(first, second)
 
 
 @needed
@@ -75,3 +77,61 @@ def test_a_layer_under_autocast_is_that_of_float32(channels: int, outputs: int, 
         got = layer(x.bfloat16())
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, plain(x.bfloat16().float()), rtol=1e-5, atol=1e-5)
+
+
+def block_results(block: ResBlock, x: Tensor, half: bool) -> list[Tensor]:
+    """The block's result and the gradients of its input and parameters, bfloat16 by autocast."""
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+        out = block(x)
+    leaves = [x, *block.parameters()]
+    return [out.detach(), *torch.autograd.grad(out, leaves, seeded(list(out.shape), 4, 1).to(out.dtype))]
+
+
+@needed
+@pytest.mark.parametrize("size", [(2, 16, 5, 9), (1, 64, 13, 8)])
+def test_a_fused_residual_block_is_that_of_float32(size: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    block = ResBlock(size[1], 1.0)
+    x = seeded(list(size), 1, 1).requires_grad_()
+    got = block_results(block, x, True)
+    assert got[0].is_contiguous(memory_format=torch.channels_last)
+    want = block_results(block.double(), x.detach().double().requires_grad_(), False)
+    for ours, theirs in zip(got, want, strict=True):
+        assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
+
+
+@needed
+def test_a_fused_block_differs_from_its_layers_by_rounding_alone_and_gives_way_to_hooks() -> None:
+    torch.manual_seed(0)
+    block, calls = ResBlock(16, 1.0), []
+    x = seeded([2, 16, 9, 7], 1, 1).requires_grad_()
+    fused = block_results(block, x, True)
+    handle = block.body[2].register_forward_hook(lambda *_: calls.append(1))
+    for ours, theirs in zip(fused, block_results(block, x, True), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert calls
+    handle.remove()
+    block_results(block, x, True)
+    assert len(calls) == 1
+
+
+@needed
+def test_a_fused_block_keeps_nan_and_needs_no_gradient() -> None:
+    block = ResBlock(16, 1.0)
+    x = torch.full((1, 16, 4, 4), float("nan"))
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert block(x).isnan().all()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        block.requires_grad_(False)
+        assert not block(x).requires_grad
+
+
+@needed
+def test_opcheck_of_the_block() -> None:
+    x, kernel, bias = operands((2, 16, 16, 5, 9))
+    second, second_bias = (t.detach().flip(0).requires_grad_() for t in (kernel, bias))
+    given = (x, kernel, bias, second, second_bias)
+    assert set(torch.library.opcheck(residual_block, given).values()) == {"SUCCESS"}
+    out, h = (t.detach() for t in residual_block(*given))
+    given = (out, x.detach(), h, kernel.detach(), second.detach())
+    assert set(torch.library.opcheck(residual_block_backward, given).values()) == {"SUCCESS"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from liif_fast.convolution import fused_residual_block
 from liif_fast.models.layers import MeanShift, Upsampler, add_into, conv, tail_radius, upsampling_steps
 from liif_fast.models.registry import register
 
@@ -17,6 +18,10 @@ class ResBlock(nn.Module):
         self.res_scale = res_scale
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.res_scale == 1:
+            fused = fused_residual_block(x, self.body[0], self.body[2])
+            if fused is not None:
+                return fused
         residual = self.body(x)
         if self.res_scale != 1:
             residual = residual * self.res_scale
