@@ -1,7 +1,7 @@
 #include "backward.h"
 
 #include <algorithm>
-#include <cstring>
+#include <utility>
 
 #include "packing.h"
 
@@ -38,16 +38,15 @@ Sums::Sums(const Backward& backward)
 
 BackwardWorker::BackwardWorker(const Backward& backward)
     : backward_(backward),
+      kept_places_(kept_places(backward.decoder)),
       gather_(backward.decoder),
-      sums_(backward),
+      first_(static_cast<size_t>(kTileRows * padded(backward.decoder.n0))),
+      rows_(static_cast<size_t>(kTileRows * backward.decoder.widest)),
       gradient_{Buffer<float>(static_cast<size_t>(kTileRows * backward.decoder.widest)),
                 Buffer<float>(static_cast<size_t>(kTileRows * backward.decoder.widest))},
       blended_(static_cast<size_t>(backward.decoder.widest)),
-      scratch_(scratch_bytes(backward)) {
-    for (const int64_t width : backward.decoder.widths) {
-        rows_.emplace_back(static_cast<size_t>(kTileRows * padded(width)));
-    }
-}
+      places_(static_cast<size_t>(kTileRows * kPlace)),
+      scratch_(scratch_bytes(backward)) {}
 
 void BackwardWorker::release() const {
     for (const auto& layer : backward_.transposed) {
@@ -55,18 +54,21 @@ void BackwardWorker::release() const {
     }
 }
 
-void BackwardWorker::take_over(const char* kept) {
-    for (size_t k = 1; k < rows_.size(); ++k) {
-        kept = unpack(kept, gather_.tile().rows, backward_.decoder.widths[k], rows_[k].get());
+// The tile's activations of a layer, valid until the next call: unpacked when they are wanted, into the same place, so
+// that they stay in cache.
+const float* BackwardWorker::activations(const Queries& queries, size_t layer) {
+    if (layer == 0) {
+        return first_.get();
     }
+    unpack(queries.kept + kept_places_[layer], gather_.tile().rows, backward_.decoder.widths[layer], rows_.get());
+    return rows_.get();
 }
 
 // -> dz of the last hidden layer, or of the first layer where it is the only one.
-float* BackwardWorker::last_layer(const Queries& queries) {
+float* BackwardWorker::last_layer(const Queries& queries, const float* top, Sums& sums) {
     const Decoder& d = backward_.decoder;
     const int64_t width = backward_.decoder.widths.back(), stride = padded(width);
     const int64_t corners = gather_.tile().rows / queries.count;
-    const float* top = rows_.back().get();
     float* dz = gradient_[0].get();
     for (int64_t q = 0; q < queries.count; ++q) {
         const float* grad = queries.grad + static_cast<int64_t>(queries.order[q]) * d.out_dim;
@@ -86,8 +88,8 @@ float* BackwardWorker::last_layer(const Queries& queries) {
         }
         blend(rows, shares, static_cast<int>(corners), width, blended_.get());
         for (int64_t j = 0; j < d.out_dim; ++j) {
-            add_row(blended_.get(), grad[j], width, sums_.last_weight.get() + j * stride);
-            sums_.last_bias[static_cast<size_t>(j)] += grad[j];
+            add_row(blended_.get(), grad[j], width, sums.last_weight.get() + j * stride);
+            sums.last_bias[static_cast<size_t>(j)] += grad[j];
         }
         std::fill_n(blended_.get(), width, 0.0f);
         for (int64_t j = 0; j < d.out_dim; ++j) {
@@ -102,40 +104,20 @@ float* BackwardWorker::last_layer(const Queries& queries) {
     return dz;
 }
 
-// dz of the last hidden layer -> dz of the first layer.
-float* BackwardWorker::hidden_layers(float* dz) {
-    float* next = gradient_[1].get();
+// dz of the first layer.
+const float* BackwardWorker::propagate(const Queries& queries, Sums& sums) {
     const Tile& tile = gather_.tile();
-    for (size_t k = backward_.weights.size(); k > 0; --k) {
-        const float* below = rows_[k - 1].get();
+    size_t k = backward_.weights.size();
+    float *dz = last_layer(queries, activations(queries, k), sums), *next = gradient_[1].get();
+    for (; k > 0; --k) {
+        const float* below = activations(queries, k - 1);
         const int64_t width = backward_.decoder.widths[k];
-        add_rows(dz, padded(width), tile.rows, width, sums_.biases[k].get());
-        backward_.weights[k - 1]->add(tile, dz, below, sums_.weights[k - 1].get(), scratch_.get());
+        add_rows(dz, padded(width), tile.rows, width, sums.biases[k].get());
+        backward_.weights[k - 1]->add(tile, dz, below, sums.weights[k - 1].get(), scratch_.get());
         backward_.transposed[k - 1]->forward(tile, dz, below, next, scratch_.get());
         std::swap(dz, next);
     }
     return dz;
-}
-
-void BackwardWorker::first_layer(const float* dz) {
-    const int64_t n0 = backward_.decoder.n0, stride = padded(n0);
-    add_rows(dz, stride, gather_.tile().rows, n0, sums_.biases[0].get());
-    for (int64_t r = 0; r < gather_.tile().rows; ++r) {
-        const float* place = gather_.corner(r).place;
-        for (int64_t column = 0; column < kPlace; ++column) {
-            add_row(dz + r * stride, place[column], n0, sums_.rest.get() + column * n0);
-        }
-    }
-}
-
-bool BackwardWorker::propagate(const float* map, const Queries& queries) {
-    if (!gather_.look_up(map, queries.coord, queries.cell, queries.order, queries.count, rows_[0].get())) {
-        return false;
-    }
-    take_over(queries.kept);
-    first_ = hidden_layers(last_layer(queries));
-    first_layer(first_);
-    return true;
 }
 
 }  // namespace liif

@@ -1,6 +1,7 @@
 // The decoder's backward, tile by tile, from the activations that the forward has kept.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -19,7 +20,7 @@ struct Backward {
     std::vector<std::unique_ptr<WeightGradient>> weights;
 };
 
-// One thread's sums of the gradients of everything but the map.
+// Sums of the gradients of everything but the map.
 struct Sums {
     explicit Sums(const Backward& backward);
 
@@ -46,38 +47,41 @@ class BackwardWorker {
     // Adds the queries' gradients to `sums` and to the map's: target(pixel) gives the place of a pixel's [n0]. Returns
     // false, with nothing added, if a neighbour lies outside of the window.
     template <typename Target>
-    bool add(const float* map, const Queries& queries, const Target& target);
+    bool add(const float* map, const Queries& queries, Sums& sums, const Target& target);
 
     // Called by the thread that has added, when it is done.
     void release() const;
 
-    Sums& sums() { return sums_; }
-
   private:
-    void take_over(const char* kept);
-    float* last_layer(const Queries& queries);
-    float* hidden_layers(float* dz);
-    bool propagate(const float* map, const Queries& queries);
-    void first_layer(const float* dz);
+    const float* activations(const Queries& queries, size_t layer);
+    float* last_layer(const Queries& queries, const float* top, Sums& sums);
+    const float* propagate(const Queries& queries, Sums& sums);
 
     const Backward& backward_;
+    const std::vector<size_t> kept_places_;
     Gather gather_;
-    Sums sums_;
-    std::vector<Buffer<float>> rows_;  // the activations of each layer
-    Buffer<float> gradient_[2];        // two layers' dz
+    Buffer<float> first_;        // the activations of the first layer
+    Buffer<float> rows_;         // and of another
+    Buffer<float> gradient_[2];  // two layers' dz
     Buffer<float> blended_;
+    Buffer<float> places_;  // of the rows of one pixel
     Buffer<char> scratch_;
-    const float* first_ = nullptr;  // the first layer's dz
 };
 
 template <typename Target>
-bool BackwardWorker::add(const float* map, const Queries& queries, const Target& target) {
-    if (!propagate(map, queries)) {
+bool BackwardWorker::add(const float* map, const Queries& queries, Sums& sums, const Target& target) {
+    if (!gather_.look_up(map, queries.coord, queries.cell, queries.order, queries.count, first_.get())) {
         return false;
     }
-    const int64_t n0 = backward_.decoder.n0;
-    for (int64_t r = 0; r < gather_.tile().rows; ++r) {
-        add_row(first_ + r * padded(n0), 1.0f, n0, target(gather_.corner(r).pixel));
+    const int64_t n0 = backward_.decoder.n0, rows = gather_.tile().rows;
+    const float* dz = propagate(queries, sums);
+    for (int64_t first = 0, end = 0; first < rows; first = end) {
+        const int64_t pixel = gather_.corner(first).pixel;
+        for (; end < rows && gather_.corner(end).pixel == pixel; ++end) {
+            std::copy_n(gather_.corner(end).place, kPlace, places_.get() + (end - first) * kPlace);
+        }
+        add_pixel(dz + first * padded(n0), padded(n0), end - first, n0, places_.get(), target(pixel),
+                  sums.biases[0].get(), sums.rest.get());
     }
     return true;
 }

@@ -22,7 +22,8 @@ Worker::Worker(const Decoder& decoder)
               bytes = std::max(bytes, layer->scratch_bytes());
           }
           return bytes;
-      }()) {}
+      }()),
+      kept_places_(kept_places(decoder)) {}
 
 Worker::~Worker() {
     for (const auto& layer : decoder_.hidden) {
@@ -42,7 +43,9 @@ bool Worker::answer(const float* map, const float* coord, const float* cell, con
     for (size_t k = 0; k < d.hidden.size(); ++k) {
         d.hidden[k]->forward(gather_.tile(), current, nullptr, next, scratch_.get());
         std::swap(current, next);
-        kept = kept ? pack(current, gather_.tile().rows, d.widths[k + 1], kept) : nullptr;
+        if (kept) {
+            pack(current, gather_.tile().rows, d.widths[k + 1], kept + kept_places_[k + 1]);
+        }
     }
     const int64_t width = d.last_weight ? d.last_in : d.n0, stride = padded(width);
     for (int64_t q = 0; q < count; ++q) {
@@ -65,12 +68,12 @@ bool Worker::answer(const float* map, const float* coord, const float* cell, con
     return true;
 }
 
-size_t kept_bytes(const Decoder& decoder) {
-    size_t bytes = 0;
+std::vector<size_t> kept_places(const Decoder& decoder) {
+    std::vector<size_t> places = {0, 0};
     for (size_t k = 1; k < decoder.widths.size(); ++k) {
-        bytes += packed_bytes(kTileRows, decoder.widths[k]);
+        places.push_back(places.back() + packed_bytes(kTileRows, decoder.widths[k]));
     }
-    return bytes;
+    return places;
 }
 
 namespace {

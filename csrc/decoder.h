@@ -49,13 +49,16 @@ class Worker {
     Buffer<float> rows_[2];
     Buffer<float> blended_;
     Buffer<char> scratch_;
+    std::vector<size_t> kept_places_;
 };
 
 // Queries of one tile.
 inline int64_t tile_queries(const Decoder& decoder) { return decoder.local_ensemble ? kTileRows / 4 : kTileRows; }
 
-// Bytes that a tile keeps for the backward.
-size_t kept_bytes(const Decoder& decoder);
+// Where a tile keeps each layer's activations for the backward, in bytes from its first (the first layer, which is
+// computed again, keeps none), and at the end how many bytes it keeps.
+std::vector<size_t> kept_places(const Decoder& decoder);
+inline size_t kept_bytes(const Decoder& decoder) { return kept_places(decoder).back(); }
 
 // Queries of one map in the order in which they are answered: by the pixel of their first neighbour, in bands of a few
 // rows of pixels.

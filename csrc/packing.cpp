@@ -17,7 +17,7 @@ namespace {
 static_assert(kVector == 16, "one bit of a mask for each value of a vector");
 
 #if defined(__x86_64__)
-LIIF_AVX512 char* pack_avx512(const float* values, int64_t vectors, int64_t rows, char* to) {
+LIIF_AVX512 void pack_avx512(const float* values, int64_t vectors, int64_t rows, char* to) {
     for (int64_t r = 0; r < rows; ++r) {
         char* masks = to;
         to += vectors * static_cast<int64_t>(sizeof(uint16_t));
@@ -29,10 +29,9 @@ LIIF_AVX512 char* pack_avx512(const float* values, int64_t vectors, int64_t rows
             to += __builtin_popcount(mask) * static_cast<int>(sizeof(float));
         }
     }
-    return to;
 }
 
-LIIF_AVX512 const char* unpack_avx512(const char* from, int64_t vectors, int64_t rows, float* values) {
+LIIF_AVX512 void unpack_avx512(const char* from, int64_t vectors, int64_t rows, float* values) {
     for (int64_t r = 0; r < rows; ++r) {
         const char* masks = from;
         from += vectors * static_cast<int64_t>(sizeof(uint16_t));
@@ -43,7 +42,6 @@ LIIF_AVX512 const char* unpack_avx512(const char* from, int64_t vectors, int64_t
             from += __builtin_popcount(mask) * static_cast<int>(sizeof(float));
         }
     }
-    return from;
 }
 
 bool has_avx512() { return __builtin_cpu_supports("avx512f"); }
@@ -57,11 +55,12 @@ size_t packed_bytes(int64_t rows, int64_t width) {
     return static_cast<size_t>(rows * vectors) * (sizeof(uint16_t) + kVector * sizeof(float)) + kVector * sizeof(float);
 }
 
-char* pack(const float* values, int64_t rows, int64_t width, char* to) {
+void pack(const float* values, int64_t rows, int64_t width, char* to) {
     const int64_t vectors = padded(width) / kVector;
 #if defined(__x86_64__)
     if (has_avx512()) {
-        return pack_avx512(values, vectors, rows, to);
+        pack_avx512(values, vectors, rows, to);
+        return;
     }
 #endif
     for (int64_t r = 0; r < rows; ++r) {
@@ -78,14 +77,14 @@ char* pack(const float* values, int64_t rows, int64_t width, char* to) {
             std::memcpy(masks + v * static_cast<int64_t>(sizeof(uint16_t)), &mask, sizeof(uint16_t));
         }
     }
-    return to;
 }
 
-const char* unpack(const char* from, int64_t rows, int64_t width, float* values) {
+void unpack(const char* from, int64_t rows, int64_t width, float* values) {
     const int64_t vectors = padded(width) / kVector;
 #if defined(__x86_64__)
     if (has_avx512()) {
-        return unpack_avx512(from, vectors, rows, values);
+        unpack_avx512(from, vectors, rows, values);
+        return;
     }
 #endif
     for (int64_t r = 0; r < rows; ++r) {
@@ -102,7 +101,6 @@ const char* unpack(const char* from, int64_t rows, int64_t width, float* values)
             }
         }
     }
-    return from;
 }
 
 }  // namespace liif

@@ -9,10 +9,10 @@ namespace liif {
 // Bytes that pack may write for `rows` rows of padded(width) values.
 size_t packed_bytes(int64_t rows, int64_t width);
 
-// values [rows, padded(width)] -> `to`; returns the end of what it wrote.
-char* pack(const float* values, int64_t rows, int64_t width, char* to);
+// values [rows, padded(width)] -> `to`.
+void pack(const float* values, int64_t rows, int64_t width, char* to);
 
-// The values again, bit for bit; returns the end of what it read.
-const char* unpack(const char* from, int64_t rows, int64_t width, float* values);
+// The values again, bit for bit.
+void unpack(const char* from, int64_t rows, int64_t width, float* values);
 
 }  // namespace liif

@@ -51,21 +51,29 @@ at::Tensor reused_bytes(int64_t rows, int64_t columns) {
     return at::from_blob(buffer->get(), {rows, columns}, let_go, at::kByte);
 }
 
-// Answers every query of one feature map, and keeps its tiles' activations where `kept` is given; false if one of them
-// needs a pixel outside of the window.
-bool answer_map(const Decoder& decoder, const float* map, const float* coord, const float* cell, int64_t queries,
-                float* out, char* kept) {
-    const std::vector<int32_t> order = order_queries(decoder, coord, queries);
-    const int64_t step = tile_queries(decoder), tiles = (queries + step - 1) / step;
+// Answers every query of all feature maps, and keeps their tiles' activations where `kept` is given; false if one of
+// them needs a pixel outside of the window.
+bool answer_all(const Decoder& decoder, const Arguments& a, float* out, char* kept) {
+    const int64_t batch = a.coord.size(0), queries = a.coord.size(1), pixels = decoder.height * decoder.width;
+    const float *coord = a.coord.const_data_ptr<float>(),
+                *cell = a.cell.defined() ? a.cell.const_data_ptr<float>() : nullptr;
+    const int64_t step = tile_queries(decoder), tiles = (queries + step - 1) / step, all = batch * tiles;
     const size_t bytes = kept_bytes(decoder);
+    std::vector<std::vector<int32_t>> orders;
+    for (int64_t b = 0; b < batch; ++b) {
+        orders.push_back(order_queries(decoder, coord + b * queries * 2, queries));
+    }
     // Threads take the next tile when they are ready, so that a slow or busy core does not hold up the others.
     std::atomic<int64_t> next{0};
     std::atomic<bool> inside{true};
-    at::parallel_for(0, std::min<int64_t>(at::get_num_threads(), tiles), 1, [&](int64_t, int64_t) {
+    at::parallel_for(0, std::min<int64_t>(at::get_num_threads(), all), 1, [&](int64_t, int64_t) {
         Worker worker(decoder);
-        for (int64_t t = next++; t < tiles && inside; t = next++) {
+        for (int64_t t = next++; t < all && inside; t = next++) {
+            const int64_t b = t / tiles, begin = t % tiles * step, start = b * queries;
             char* own = kept ? kept + static_cast<size_t>(t) * bytes : nullptr;
-            if (!worker.answer(map, coord, cell, order.data(), t * step, std::min((t + 1) * step, queries), out, own)) {
+            if (!worker.answer(decoder.projected + b * pixels * decoder.n0, coord + start * 2,
+                               cell ? cell + start * 2 : nullptr, orders[static_cast<size_t>(b)].data(), begin,
+                               std::min(begin + step, queries), out + start * decoder.out_dim, own)) {
                 inside = false;
             }
         }
@@ -85,17 +93,11 @@ std::tuple<at::Tensor, at::Tensor> answer(const at::Tensor& projected, const at:
     const int64_t tiles = (queries + tile_queries(decoder) - 1) / tile_queries(decoder);
     const int64_t bytes = tiles * static_cast<int64_t>(kept_bytes(decoder));
     const at::Tensor kept = keep ? reused_bytes(batch, bytes) : at::Tensor();
-    for (int64_t b = 0; b < batch; ++b) {
-        const bool inside =
-            answer_map(decoder, decoder.projected + b * decoder.height * decoder.width * decoder.n0,
-                       a.coord.const_data_ptr<float>() + b * queries * 2,
-                       cell ? a.cell.const_data_ptr<float>() + b * queries * 2 : nullptr, queries,
-                       out.mutable_data_ptr<float>() + b * queries * decoder.out_dim,
-                       keep ? reinterpret_cast<char*>(kept.mutable_data_ptr<uint8_t>()) + b * bytes : nullptr);
-        TORCH_CHECK(inside, "window: expected every neighbour of every query inside rows ", decoder.top, " to ",
-                    decoder.top + decoder.height - 1, " and columns ", decoder.left, " to ",
-                    decoder.left + decoder.width - 1, " of the map, got one outside; give a larger part of the map");
-    }
+    TORCH_CHECK(answer_all(decoder, a, out.mutable_data_ptr<float>(),
+                           keep ? reinterpret_cast<char*>(kept.mutable_data_ptr<uint8_t>()) : nullptr),
+                "window: expected every neighbour of every query inside rows ", decoder.top, " to ",
+                decoder.top + decoder.height - 1, " and columns ", decoder.left, " to ",
+                decoder.left + decoder.width - 1, " of the map, got one outside; give a larger part of the map");
     return {out, kept};
 }
 

@@ -1,5 +1,5 @@
-// liif_fast::cpu_query_backward: gives each thread a fixed share of the tiles and adds up their gradients in a fixed
-// order, so that the same number of threads gives the same bits.
+// liif_fast::cpu_query_backward: cuts the tiles into fixed shares, which threads take when they are ready, and adds up
+// the shares' gradients in a fixed order, so that the same number of threads gives the same bits.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -7,7 +7,10 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <atomic>
+#include <memory>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "arguments.h"
@@ -16,13 +19,16 @@
 namespace liif {
 namespace {
 
-// A thread's queries: tiles [begin, end) of all maps, and the rows of pixels of all maps that they touch.
+// Tiles [begin, end) of all maps, and the rows of pixels of all maps that they touch.
 struct Share {
     int64_t begin, end;
     int64_t first_row, last_row;  // empty where last_row < first_row
-    int64_t own;                  // rows before this one are touched by an earlier thread too
+    int64_t own = 0;              // rows before this one are touched by an earlier share too
     Buffer<float> halo{0};        // their gradients: rows first_row to own - 1
+    std::unique_ptr<Sums> sums{};
 };
+
+using AllSums = std::vector<std::unique_ptr<Sums>>;
 
 class Pass {
   public:
@@ -41,42 +47,50 @@ class Pass {
           kept_(reinterpret_cast<const char*>(kept.const_data_ptr<uint8_t>())),
           kept_bytes_(static_cast<int64_t>(kept_bytes(decoder_))) {}
 
-    // Adds everything up; the sums of each thread, or nothing if a query needs a pixel outside of the window.
-    std::vector<std::unique_ptr<BackwardWorker>> run() {
+    // Adds everything up; the sums of each share, or nothing if a query needs a pixel outside of the window.
+    AllSums run() {
         for (int64_t b = 0; b < batch_; ++b) {
             orders_.push_back(order_queries(decoder_, coord_ + b * queries_ * 2, queries_));
         }
         share_out();
-        std::vector<std::unique_ptr<BackwardWorker>> workers(shares_.size());
-        std::vector<char> inside(shares_.size());
-        at::parallel_for(0, static_cast<int64_t>(shares_.size()), 1, [&](int64_t begin, int64_t end) {
-            for (int64_t s = begin; s < end; ++s) {
-                const auto i = static_cast<size_t>(s);
-                workers[i] = std::make_unique<BackwardWorker>(backward_);
-                inside[i] = work(shares_[i], *workers[i]);
-                workers[i]->release();
+        std::atomic<size_t> next{0};
+        std::atomic<bool> inside{true};
+        const auto threads = std::min<int64_t>(at::get_num_threads(), static_cast<int64_t>(shares_.size()));
+        at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+            BackwardWorker worker(backward_);
+            for (size_t s = next++; s < shares_.size() && inside; s = next++) {
+                if (!work(shares_[s], worker)) {
+                    inside = false;
+                }
             }
+            worker.release();
         });
-        if (std::find(inside.begin(), inside.end(), 0) != inside.end()) {
-            return {};
+        AllSums sums;
+        if (!inside) {
+            return sums;
         }
-        for (const Share& share : shares_) {
+        for (Share& share : shares_) {
             const int64_t width = decoder_.width * decoder_.n0;
             if (share.own > share.first_row) {
                 add_row(share.halo.get(), 1.0f, (share.own - share.first_row) * width,
                         target_ + share.first_row * width);
             }
+            sums.push_back(std::move(share.sums));
         }
-        return workers;
+        return sums;
     }
 
   private:
-    // Tiles in the order of the maps and of their pixels, in equal runs: neighbouring threads share few rows of pixels.
+    // Tiles in the order of the maps and of their pixels, in equal runs: neighbouring shares have few rows of pixels in
+    // common. Several for each thread, so that a slow or busy core does not hold up the others, but not many, since
+    // each has sums of its own.
     void share_out() {
-        const int64_t all = batch_ * tiles_, threads = std::min<int64_t>(at::get_num_threads(), all);
+        constexpr int64_t kEach = 4, kShares = 32;
+        const int64_t all = batch_ * tiles_, threads = at::get_num_threads();
+        const int64_t count = std::min(all, std::max(threads, std::min(kEach * threads, kShares)));
         int64_t touched = 0;
-        for (int64_t t = 0; t < threads; ++t) {
-            Share share{all * t / threads, all * (t + 1) / threads, batch_ * decoder_.height, -1, 0};
+        for (int64_t t = 0; t < count; ++t) {
+            Share share{all * t / count, all * (t + 1) / count, batch_ * decoder_.height, -1};
             for (int64_t tile = share.begin; tile < share.end; ++tile) {
                 const int64_t b = tile / tiles_, first = tile % tiles_ * step_;
                 for (int64_t q = first; q < std::min(first + step_, queries_); ++q) {
@@ -87,9 +101,6 @@ class Pass {
             }
             share.own = std::min(std::max(touched, share.first_row), share.last_row + 1);
             touched = std::max(touched, share.last_row + 1);
-            const int64_t floats = (share.own - share.first_row) * decoder_.width * decoder_.n0;
-            share.halo = Buffer<float>(static_cast<size_t>(floats));
-            std::fill_n(share.halo.get(), floats, 0.0f);
             shares_.push_back(std::move(share));
         }
     }
@@ -102,8 +113,12 @@ class Pass {
 
     const int32_t* order(int64_t b) const { return orders_[static_cast<size_t>(b)].data(); }
 
-    bool work(const Share& share, BackwardWorker& worker) const {
+    bool work(Share& share, BackwardWorker& worker) const {
         const int64_t n0 = decoder_.n0, pixels = decoder_.height * decoder_.width;
+        const int64_t floats = (share.own - share.first_row) * decoder_.width * n0;
+        share.halo = Buffer<float>(static_cast<size_t>(floats));
+        std::fill_n(share.halo.get(), floats, 0.0f);
+        share.sums = std::make_unique<Sums>(backward_);
         for (int64_t tile = share.begin; tile < share.end; ++tile) {
             const int64_t b = tile / tiles_, first = tile % tiles_ * step_, start = b * queries_;
             const Queries queries{
@@ -114,7 +129,7 @@ class Pass {
                 const bool own = place >= share.own * decoder_.width;
                 return own ? target_ + place * n0 : share.halo.get() + (place - share.first_row * decoder_.width) * n0;
             };
-            if (!worker.add(decoder_.projected + b * pixels * n0, queries, target)) {
+            if (!worker.add(decoder_.projected + b * pixels * n0, queries, *share.sums, target)) {
                 return false;
             }
         }
@@ -132,14 +147,13 @@ class Pass {
     std::vector<Share> shares_;
 };
 
-// The sum over the threads of one [rows, columns] of their sums, which has rows `stride` apart.
+// The total of one [rows, columns] of the sums, which has rows `stride` apart.
 template <typename Get>
-at::Tensor total(const std::vector<std::unique_ptr<BackwardWorker>>& workers, int64_t rows, int64_t columns,
-                 int64_t stride, const Get& get) {
+at::Tensor total(const AllSums& sums, int64_t rows, int64_t columns, int64_t stride, const Get& get) {
     at::Tensor sum = at::zeros({rows, columns}, at::kFloat);
     float* to = sum.mutable_data_ptr<float>();
-    for (const auto& worker : workers) {
-        const float* from = get(worker->sums());
+    for (const auto& part : sums) {
+        const float* from = get(*part);
         for (int64_t r = 0; r < rows; ++r) {
             add_row(from + r * stride, 1.0f, columns, to + r * columns);
         }
@@ -149,11 +163,10 @@ at::Tensor total(const std::vector<std::unique_ptr<BackwardWorker>>& workers, in
 
 using Gradients = std::tuple<at::Tensor, at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>>;
 
-Gradients add_up(const Arguments& a, const Backward& backward, at::Tensor d_projected,
-                 const std::vector<std::unique_ptr<BackwardWorker>>& workers) {
-    const auto vector = [&](int64_t n, const auto& get) { return total(workers, 1, n, n, get).view({n}); };
+Gradients add_up(const Arguments& a, const Backward& backward, at::Tensor d_projected, const AllSums& sums) {
+    const auto vector = [&](int64_t n, const auto& get) { return total(sums, 1, n, n, get).view({n}); };
     const int64_t n0 = backward.decoder.widths.front(), last = backward.decoder.last_in;
-    at::Tensor d_rest = total(workers, kPlace, n0, n0, [](const Sums& s) { return s.rest.get(); });
+    at::Tensor d_rest = total(sums, kPlace, n0, n0, [](const Sums& s) { return s.rest.get(); });
     std::vector<at::Tensor> d_weights, d_biases;
     for (size_t k = 0; k < backward.decoder.widths.size(); ++k) {
         const int64_t width = backward.decoder.widths[k];
@@ -161,15 +174,15 @@ Gradients add_up(const Arguments& a, const Backward& backward, at::Tensor d_proj
         if (k > 0) {
             const int64_t in = backward.decoder.widths[k - 1];
             d_weights.push_back(at::zeros({width, in}, at::kFloat));
-            for (const auto& worker : workers) {
-                backward.weights[k - 1]->collect(worker->sums().weights[k - 1].get(),
+            for (const auto& part : sums) {
+                backward.weights[k - 1]->collect(part->weights[k - 1].get(),
                                                  d_weights.back().mutable_data_ptr<float>());
             }
         }
     }
     if (!a.weights.empty()) {
         const auto get = [](const Sums& s) { return s.last_weight.get(); };
-        d_weights.push_back(total(workers, backward.decoder.out_dim, last, padded(last), get));
+        d_weights.push_back(total(sums, backward.decoder.out_dim, last, padded(last), get));
         d_biases.push_back(vector(backward.decoder.out_dim, [](const Sums& s) { return s.last_bias.get(); }));
     }
     return {d_projected, d_rest.slice(0, 0, a.rest.size(1)).t().contiguous(), d_weights, d_biases};
@@ -198,11 +211,11 @@ Gradients cpu_query_backward(const at::Tensor& grad, const at::Tensor& projected
     }
     at::Tensor d_projected = at::zeros(projected.sizes(), at::kFloat);
     const at::Tensor answers_grad = grad.contiguous();
-    const auto workers = Pass(a, backward, answers_grad, kept, d_projected).run();
-    TORCH_CHECK(!workers.empty() || grad.numel() == 0,
+    const AllSums sums = Pass(a, backward, answers_grad, kept, d_projected).run();
+    TORCH_CHECK(!sums.empty() || grad.numel() == 0,
                 "window: expected every neighbour of every query inside the part of the map, got one outside; give a "
                 "larger part");
-    return add_up(a, backward, d_projected, workers);
+    return add_up(a, backward, d_projected, sums);
 }
 
 }  // namespace

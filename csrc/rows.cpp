@@ -2,6 +2,10 @@
 // them at run time.
 #include "rows.h"
 
+#include <cstring>
+
+#include "layer.h"
+
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__linux__)
 #define LIIF_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
@@ -13,6 +17,9 @@ namespace liif {
 namespace {
 // Written so that NaN stays NaN.
 inline float relu(float x) { return x < 0 ? 0 : x; }
+
+// For sums that stay in registers while rows pass by.
+using Vector = float __attribute__((vector_size(kVector * sizeof(float))));
 }  // namespace
 
 LIIF_CLONES void combine(const float* a, float first, const float* x, float second, const float* y, int64_t n,
@@ -87,6 +94,34 @@ LIIF_CLONES void linear(const float* x, const float* weight, const float* bias, 
             sum += row[k] * x[k];
         }
         out[j] = sum + bias[j];
+    }
+}
+
+LIIF_CLONES void add_pixel(const float* dz, int64_t stride, int64_t rows, int64_t n, const float* places, float* d_a,
+                           float* d_b, float* d_rest) {
+    float* const to[] = {d_a, d_b, d_rest, d_rest + n, d_rest + 2 * n, d_rest + 3 * n};
+    for (int64_t k = 0; k < n; k += kVector) {
+        Vector sum = {}, y = {}, x = {}, h = {}, w = {}, value;
+        for (int64_t r = 0; r < rows; ++r) {
+            std::memcpy(&value, dz + r * stride + k, sizeof(value));
+            sum += value;
+            y += places[4 * r] * value;
+            x += places[4 * r + 1] * value;
+            h += places[4 * r + 2] * value;
+            w += places[4 * r + 3] * value;
+        }
+        const Vector sums[] = {sum, sum, y, x, h, w};
+        for (size_t t = 0; t < 6; ++t) {
+            if (n - k >= kVector) {
+                std::memcpy(&value, to[t] + k, sizeof(value));
+                value += sums[t];
+                std::memcpy(to[t] + k, &value, sizeof(value));
+                continue;
+            }
+            for (int64_t i = 0; i < n - k; ++i) {
+                to[t][k + i] += sums[t][i];
+            }
+        }
     }
 }
 

@@ -22,6 +22,11 @@ void blend(const float* const* rows, const float* shares, int count, int64_t n, 
 // out[j] = bias[j] + sum_k weight[j][k] * x[k].
 void linear(const float* x, const float* weight, const float* bias, int64_t in, int64_t out_dim, float* out);
 
+// The backward of `first_layer` for rows of one pixel with dz [rows, n], `stride` apart, and places [rows, 4]: adds
+// their sum to d_a and to d_b, and to d_rest [4, n] their sums with each column of places as factors.
+void add_pixel(const float* dz, int64_t stride, int64_t rows, int64_t n, const float* places, float* d_a, float* d_b,
+               float* d_rest);
+
 // out = factor * x over n values.
 void scale(const float* x, float factor, int64_t n, float* out);
 
