@@ -228,6 +228,8 @@ at::Tensor cpu_winograd(const at::Tensor& x, const at::Tensor& points, const std
     }
     TORCH_CHECK(other.has_value() == (finish == "add" || finish == "select"),
                 "other: expected with add and select only");
+    TORCH_CHECK(finish.empty() || finish == "relu" || other, "finish: expected relu, add, select or nothing, got ",
+                finish);
     const auto turn_back_and = finish == "relu"     ? turn_back<Finish::kRelu>
                                : finish == "add"    ? turn_back<Finish::kAdd>
                                : finish == "select" ? turn_back<Finish::kSelect>
