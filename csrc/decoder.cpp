@@ -119,9 +119,7 @@ void order_slab(const Decoder& decoder, const float* coord, int64_t begin, int64
     }
 }
 
-}  // namespace
-
-std::vector<int32_t> order_queries(const Decoder& decoder, const float* coord, int64_t queries) {
+std::vector<int32_t> order_map(const Decoder& decoder, const float* coord, int64_t queries) {
     std::vector<int32_t> order(static_cast<size_t>(queries));
     const int64_t slabs = (queries + kSortedTogether - 1) / kSortedTogether;
     at::parallel_for(0, slabs, 1, [&](int64_t begin, int64_t end) {
@@ -130,6 +128,17 @@ std::vector<int32_t> order_queries(const Decoder& decoder, const float* coord, i
         }
     });
     return order;
+}
+
+}  // namespace
+
+std::vector<std::vector<int32_t>> order_queries(const Decoder& decoder, const float* coord, int64_t batch,
+                                                int64_t queries) {
+    std::vector<std::vector<int32_t>> orders;
+    for (int64_t b = 0; b < batch; ++b) {
+        orders.push_back(order_map(decoder, coord + b * queries * 2, queries));
+    }
+    return orders;
 }
 
 }  // namespace liif

@@ -60,8 +60,9 @@ inline int64_t tile_queries(const Decoder& decoder) { return decoder.local_ensem
 std::vector<size_t> kept_places(const Decoder& decoder);
 inline size_t kept_bytes(const Decoder& decoder) { return kept_places(decoder).back(); }
 
-// Queries of one map in the order in which they are answered: by the pixel of their first neighbour, in bands of a few
-// rows of pixels.
-std::vector<int32_t> order_queries(const Decoder& decoder, const float* coord, int64_t queries);
+// The queries of each map, coord [batch, queries, 2], in the order in which they are answered: by the pixel of their
+// first neighbour, in bands of a few rows of pixels.
+std::vector<std::vector<int32_t>> order_queries(const Decoder& decoder, const float* coord, int64_t batch,
+                                                int64_t queries);
 
 }  // namespace liif

@@ -59,10 +59,7 @@ bool answer_all(const Decoder& decoder, const Arguments& a, float* out, char* ke
                 *cell = a.cell.defined() ? a.cell.const_data_ptr<float>() : nullptr;
     const int64_t step = tile_queries(decoder), tiles = (queries + step - 1) / step, all = batch * tiles;
     const size_t bytes = kept_bytes(decoder);
-    std::vector<std::vector<int32_t>> orders;
-    for (int64_t b = 0; b < batch; ++b) {
-        orders.push_back(order_queries(decoder, coord + b * queries * 2, queries));
-    }
+    const auto orders = order_queries(decoder, coord, batch, queries);
     // Threads take the next tile when they are ready, so that a slow or busy core does not hold up the others.
     std::atomic<int64_t> next{0};
     std::atomic<bool> inside{true};

@@ -49,9 +49,7 @@ class Pass {
 
     // Adds everything up; the sums of each share, or nothing if a query needs a pixel outside of the window.
     AllSums run() {
-        for (int64_t b = 0; b < batch_; ++b) {
-            orders_.push_back(order_queries(decoder_, coord_ + b * queries_ * 2, queries_));
-        }
+        orders_ = order_queries(decoder_, coord_, batch_, queries_);
         share_out();
         std::atomic<size_t> next{0};
         std::atomic<bool> inside{true};
