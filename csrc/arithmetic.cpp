@@ -13,11 +13,13 @@ bool has_avx512() {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 bool has_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
 // Without these instructions the bfloat16 kernels convert in every step and are slower than float32.
 bool has_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 #else
 bool has_avx512() { return false; }
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 bool has_vnni() { return false; }
 bool has_bf16() { return false; }
 #endif
@@ -25,28 +27,35 @@ bool has_bf16() { return false; }
 }  // namespace
 
 std::vector<std::string> arithmetics(const std::string& precision) {
-    std::vector<std::string> found;
+    std::vector<std::string> half, found;
+    if (has_bf16() && bf16_brgemm_works()) {
+        half.push_back("brgemm-bf16");
+    }
+    if (has_vnni()) {
+        half.push_back("vnni-int16");
+    }
+    if (has_avx2()) {
+        half.push_back("avx2-int16");
+    }
     if (precision == "bf16") {
-        if (has_bf16() && bf16_brgemm_works()) {
-            found.push_back("brgemm-bf16");
-        }
-        if (has_vnni()) {
-            found.push_back("vnni-int16");
-        }
+        found = half;
     }
     if (has_avx512()) {
         found.push_back("avx512");
+    }
+    if (has_avx2()) {
+        found.push_back("avx2");
     }
     if (brgemm_works()) {
         found.push_back("brgemm");
     }
     found.push_back("mm");
-    // Runs, but is no choice for any precision here; kept so that its results can be tested on more processors.
-    if (precision == "any" && bf16_brgemm_works()) {
-        found.push_back("brgemm-bf16");
-    }
-    if (precision == "any" && has_vnni()) {
-        found.push_back("vnni-int16");
+    if (precision == "any") {
+        // Runs, but is no choice for any precision here; kept so that its results can be tested on more processors.
+        if (!has_bf16() && bf16_brgemm_works()) {
+            half.push_back("brgemm-bf16");
+        }
+        found.insert(found.end(), half.begin(), half.end());
     }
     return found;
 }
@@ -62,6 +71,12 @@ std::unique_ptr<Layer> make_layer(const std::string& arithmetic, const Linear& l
     }
     if (arithmetic == "vnni-int16") {
         return make_vnni_layer(linear);
+    }
+    if (arithmetic == "avx2") {
+        return make_avx2_layer(linear);
+    }
+    if (arithmetic == "avx2-int16") {
+        return make_madd_layer(linear);
     }
 #endif
     if (arithmetic == "brgemm") {
@@ -80,6 +95,12 @@ std::unique_ptr<WeightGradient> make_weight_gradient(const std::string& arithmet
     }
     if (arithmetic == "vnni-int16") {
         return make_vnni_weight_gradient(in, out);
+    }
+    if (arithmetic == "avx2") {
+        return make_avx2_weight_gradient(in, out);
+    }
+    if (arithmetic == "avx2-int16") {
+        return make_madd_weight_gradient(in, out);
     }
 #endif
     return make_mm_weight_gradient(in, out);

@@ -1,51 +1,20 @@
-// Fixed-point layers for AVX-512 VNNI, at twice the multiply-add rate of float32 and, with 13-bit inputs and about
-// 12-bit weights at width 256, more accurate than bfloat16. As in layer_avx512.cpp, inputs that are zero in a whole
-// block are skipped.
-//
-// Every row has a scale (its largest input becomes input_max) and every output column one (for its weights). The 32-bit
-// sums cannot overflow: |sum| <= input_max * sum_k |w_k|, and a column's scale keeps that below 2^31; rounding can add
-// a half to each weight, which column_scale takes off in advance. input_max falls with the square root of the width, so
-// that inputs and weights share the 31 bits evenly.
+// Fixed-point layers for AVX-512 VNNI (the scales: fixed_point.h), at twice the multiply-add rate of float32. As in
+// layer_avx512.cpp, inputs that are zero in a whole block are skipped.
 #include "layer.h"
 
 #if defined(__x86_64__)
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstring>
 #include <utility>
 
 #include "buffer.h"
+#include "fixed_point.h"
 #include "panels.h"
 #include "vnni.h"
 
 namespace liif {
 namespace {
-
-float largest_input(int64_t width) {
-    return static_cast<float>(std::min(32767.0, std::floor(131071.0 / std::sqrt(static_cast<double>(width)))));
-}
-
-// What a column's weights are multiplied by; NaN if one of them is not finite.
-float column_scale(const float* weight, int64_t width) {
-    double sum = 0, largest = 0;
-#pragma omp simd reduction(+ : sum) reduction(max : largest)
-    for (int64_t k = 0; k < width; ++k) {
-        sum += std::fabs(weight[k]);
-        largest = std::max<double>(largest, std::fabs(weight[k]));
-    }
-    if (!std::isfinite(sum)) {
-        return NAN;
-    }
-    const double room = 2147483647.0 / largest_input(width) - 0.5 * static_cast<double>(width);
-    const double scale = std::min(room / sum, 32767.0 / largest);
-    return scale < 1e30 ? static_cast<float>(scale) : 1.0f;
-}
-
-int16_t fixed_point(float value) {
-    const float bounded = value > -32767.0f ? std::min(value, 32767.0f) : -32767.0f;
-    return static_cast<int16_t>(std::lrintf(bounded));
-}
 
 // Six rows by four vectors keep 24 sums, four weights and one input in the 32 registers: fewer instructions for each
 // multiply-add than eight by three, which matters where a core is shared, and fewer inputs are not zero in six rows.

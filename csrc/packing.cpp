@@ -8,6 +8,8 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include "avx2.h"
+
 #define LIIF_AVX512 __attribute__((target("avx512f")))
 #endif
 
@@ -44,7 +46,35 @@ LIIF_AVX512 void unpack_avx512(const char* from, int64_t vectors, int64_t rows, 
     }
 }
 
+LIIF_AVX2 void pack_avx2(const float* values, int64_t vectors, int64_t rows, char* to) {
+    for (int64_t r = 0; r < rows; ++r) {
+        char* masks = to;
+        to += vectors * static_cast<int64_t>(sizeof(uint16_t));
+        for (int64_t half = 0; half < 2 * vectors; ++half, values += kLanes) {
+            const __m256i value = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values));
+            const unsigned mask = not_zero(value);
+            masks[half] = static_cast<char>(mask);
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permutevar8x32_epi32(value, to_front(mask)));
+            to += __builtin_popcount(mask) * static_cast<int>(sizeof(float));
+        }
+    }
+}
+
+LIIF_AVX2 void unpack_avx2(const char* from, int64_t vectors, int64_t rows, float* values) {
+    for (int64_t r = 0; r < rows; ++r) {
+        const char* masks = from;
+        from += vectors * static_cast<int64_t>(sizeof(uint16_t));
+        for (int64_t half = 0; half < 2 * vectors; ++half, values += kLanes) {
+            const unsigned mask = static_cast<uint8_t>(masks[half]);
+            const __m256i found = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(values), from_front(mask, found));
+            from += __builtin_popcount(mask) * static_cast<int>(sizeof(float));
+        }
+    }
+}
+
 bool has_avx512() { return __builtin_cpu_supports("avx512f"); }
+bool has_avx2() { return __builtin_cpu_supports("avx2"); }
 #endif
 
 }  // namespace
@@ -60,6 +90,10 @@ void pack(const float* values, int64_t rows, int64_t width, char* to) {
 #if defined(__x86_64__)
     if (has_avx512()) {
         pack_avx512(values, vectors, rows, to);
+        return;
+    }
+    if (has_avx2()) {
+        pack_avx2(values, vectors, rows, to);
         return;
     }
 #endif
@@ -84,6 +118,10 @@ void unpack(const char* from, int64_t rows, int64_t width, float* values) {
 #if defined(__x86_64__)
     if (has_avx512()) {
         unpack_avx512(from, vectors, rows, values);
+        return;
+    }
+    if (has_avx2()) {
+        unpack_avx2(from, vectors, rows, values);
         return;
     }
 #endif

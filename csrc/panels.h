@@ -1,4 +1,4 @@
-// How the AVX-512 layers cut their weights: panels of columns, each with all inputs.
+// How the own layers cut their weights: panels of columns, each with all inputs.
 #pragma once
 
 #include <cstdint>
@@ -13,14 +13,14 @@ struct Panel {
     int64_t vectors;  // at least 1
 };
 
-// Panels of at most `most` vectors that cover padded(out) columns, as even as they can be: a panel of one vector keeps
-// the processor half busy.
-inline std::vector<Panel> split_columns(int64_t out, int64_t most) {
-    const int64_t vectors = padded(out) / kVector, count = (vectors + most - 1) / most;
+// Panels of at most `most` vectors of `lanes` columns that cover padded(out) columns, as even as they can be: a panel
+// of one vector keeps the processor half busy.
+inline std::vector<Panel> split_columns(int64_t out, int64_t most, int64_t lanes = kVector) {
+    const int64_t vectors = padded(out) / lanes, count = (vectors + most - 1) / most;
     std::vector<Panel> panels;
     for (int64_t p = 0, from = 0; p < count; ++p) {
         const int64_t end = vectors * (p + 1) / count;
-        panels.push_back({from * kVector, end - from});
+        panels.push_back({from * lanes, end - from});
         from = end;
     }
     return panels;

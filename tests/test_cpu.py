@@ -19,7 +19,7 @@ from liif_fast.params import DecoderParams
 FP32 = extension.arithmetics("fp32") or ["absent"]
 BF16 = [name for name in extension.arithmetics("any") if name not in FP32] or ["absent"]
 # The others' library products may add in another order for another number of rows.
-OWN = ("avx512", "vnni-int16")
+OWN = ("avx512", "avx2", "vnni-int16", "avx2-int16")
 SWITCHES = [(e, u, c) for e in (True, False) for u in (True, False) for c in (True, False)]
 NAMES = ("local_ensemble", "feat_unfold", "cell_decode")
 

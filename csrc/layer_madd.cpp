@@ -1,0 +1,261 @@
+// Fixed-point layers for AVX2 (the scales: fixed_point.h): vpmaddwd multiplies pairs of 16-bit words and adds them up
+// in 32 bits, twice the multiplications of float32 in an instruction, at the price of an addition. As in
+// layer_avx512.cpp, inputs that are zero in a whole block are skipped.
+#include "layer.h"
+
+#if defined(__x86_64__)
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <utility>
+
+#include "avx2.h"
+#include "buffer.h"
+#include "fixed_point.h"
+#include "panels.h"
+
+namespace liif {
+namespace {
+
+// Six rows by two vectors keep 12 sums, two weights, one input and one product in the 16 registers.
+constexpr int kRows = 6;
+constexpr int kPanel = 2;
+
+// 16-bit words of a stored row of a panel: one vector.
+constexpr int64_t kRow = kPanel * kLanes;
+
+// Panels that blocks pass by together: their inputs come from the first-level cache for all but the first.
+constexpr size_t kTogether = 2;
+
+// Place of a column in a stored row, such that interleaving the words of two rows (vpunpcklwd, vpunpckhwd, which work
+// within 128-bit lanes) leaves columns 0-7 in one register and 8-15 in the other.
+int64_t stored_place(int64_t column) {
+    const int64_t half = column / kLanes, lane = column % kLanes / 4, place = column % 4;
+    return lane * 8 + half * 4 + place;
+}
+
+// A block's inputs in fixed point, without those that are zero in all of its rows.
+struct Quantised {
+    int16_t* words;    // [rows, stride]
+    int32_t* weights;  // where each input's row of a panel starts, with zeros behind the last
+    float* scales;     // of each row
+    int count;         // inputs, made even by a zero
+};
+
+LIIF_AVX2 inline __m256i load_bits(const float* from) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+}
+
+LIIF_AVX2 inline uint32_t largest_lane(__m256i x) {
+    __m128i half = _mm_max_epu32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    half = _mm_max_epu32(half, _mm_shuffle_epi32(half, 0x4E));
+    half = _mm_max_epu32(half, _mm_shuffle_epi32(half, 0xB1));
+    return static_cast<uint32_t>(_mm_cvtsi128_si32(half));
+}
+
+template <int R>
+LIIF_AVX2 void quantise(const float* in, int64_t stride, int64_t width, float input_max, int64_t word_stride,
+                        Quantised& out) {
+    __m256i largest[R];
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) {
+        largest[r] = _mm256_setzero_si256();
+    }
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), next = _mm256_set1_epi32(kLanes * kRow);
+    __m256i start = _mm256_mullo_epi32(lane, _mm256_set1_epi32(kRow));
+    uint8_t* alive = reinterpret_cast<uint8_t*>(out.words + R * word_stride);
+    int count = 0;
+    for (int64_t k = 0; k < width; k += kLanes) {
+        const __m256i inside = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(width - k)), lane);
+        __m256i any = _mm256_setzero_si256();
+#pragma GCC unroll 6
+        for (int r = 0; r < R; ++r) {
+            // Bits without the sign compare as absolute values do, and a NaN is larger than all.
+            const __m256i bits = _mm256_and_si256(_mm256_slli_epi32(load_bits(in + r * stride + k), 1), inside);
+            largest[r] = _mm256_max_epu32(largest[r], bits);
+            any = _mm256_or_si256(any, bits);
+        }
+        const unsigned mask = not_zero(any);
+        alive[k / kLanes] = static_cast<uint8_t>(mask);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out.weights + count),
+                            _mm256_permutevar8x32_epi32(start, to_front(mask)));
+        count += __builtin_popcount(mask);
+        start = _mm256_add_epi32(start, next);
+    }
+    __m256 factor[R];
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) {
+        const uint32_t bits = largest_lane(largest[r]) >> 1;
+        float top;
+        std::memcpy(&top, &bits, sizeof(top));
+        out.scales[r] = top / input_max;
+        // A smaller value would have an infinite factor; NaN has none either.
+        factor[r] = _mm256_set1_ps(top > 1e-33f ? input_max / top : 0.0f);
+    }
+    int16_t* to = out.words;
+    for (int64_t k = 0; k < width; k += kLanes) {
+        const unsigned mask = alive[k / kLanes];
+        const __m256i order = to_front(mask);
+#pragma GCC unroll 6
+        for (int r = 0; r < R; ++r) {
+            const __m256i all = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(in + r * stride + k), factor[r]));
+            const __m256i found = _mm256_permutevar8x32_epi32(all, order);
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(to + r * word_stride),
+                             _mm_packs_epi32(_mm256_castsi256_si128(found), _mm256_extracti128_si256(found, 1)));
+        }
+        to += __builtin_popcount(mask);
+    }
+    for (int r = 0; r < R; ++r) {
+        out.words[r * word_stride + count] = 0;
+    }
+    out.weights[count] = 0;
+    out.count = count + count % 2;
+}
+
+// Two 16-bit words.
+using Pair __attribute__((may_alias)) = int32_t;
+
+// sums + the two products of a pair with each 32-bit lane of the weights. Not the intrinsics: around them GCC 12 brings
+// all pairs of a step into registers at once, and spills the sums.
+LIIF_AVX2 inline void dot_add(__m256i* sums, const Pair* pair, const __m256i* weights) {
+    __m256i value, product;
+    asm("vpbroadcastd %[pair], %[value]\n\t"
+        "vpmaddwd %[first], %[value], %[product]\n\t"
+        "vpmaddwd %[second], %[value], %[value]\n\t"
+        "vpaddd %[product], %[low], %[low]\n\t"
+        "vpaddd %[value], %[high], %[high]"
+        : [low] "+x"(sums[0]), [high] "+x"(sums[1]), [value] "=&x"(value), [product] "=&x"(product)
+        : [pair] "m"(*pair), [first] "x"(weights[0]), [second] "x"(weights[1]));
+}
+
+// out[r][n] = relu(bias[n] + row scale * column scale[n] * sum over the list of words[r][i] * panel[list[i]][n]) for R
+// rows and a panel's columns; or, with `active`, that sum where active > 0 and else zero.
+template <int R>
+LIIF_AVX2 void multiply(const Quantised& in, int64_t word_stride, const int16_t* panel, const float* column_scale,
+                        const float* bias, const float* active, float* out, int64_t out_stride) {
+    __m256i sum[R][kPanel];
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) {
+        sum[r][0] = sum[r][1] = _mm256_setzero_si256();
+    }
+    // As in layer_avx512.cpp: one addressing mode for each row.
+    int64_t one = word_stride * static_cast<int64_t>(sizeof(int16_t)), three = 3 * one, five = 5 * one;
+    asm("" : "+r"(one), "+r"(three), "+r"(five));
+    const int64_t offsets[kRows] = {0, one, 2 * one, three, 4 * one, five};
+    const int32_t* weights = in.weights;
+    for (int i = 0, count = in.count; i < count; i += 2) {
+        const char* words = reinterpret_cast<const char*>(in.words + i);
+        asm("" : "+r"(words));
+        const __m256i a = _mm256_load_si256(reinterpret_cast<const __m256i*>(panel + weights[i]));
+        const __m256i b = _mm256_load_si256(reinterpret_cast<const __m256i*>(panel + weights[i + 1]));
+        const __m256i weight[kPanel] = {_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b)};
+#pragma GCC unroll 6
+        for (int r = 0; r < R; ++r) {
+            dot_add(sum[r], reinterpret_cast<const Pair*>(words + offsets[r]), weight);
+        }
+    }
+    const __m256 zero = _mm256_setzero_ps();
+#pragma GCC unroll 2
+    for (int v = 0; v < kPanel; ++v) {
+        const __m256 scale = _mm256_load_ps(column_scale + kLanes * v), offset = _mm256_load_ps(bias + kLanes * v);
+#pragma GCC unroll 6
+        for (int r = 0; r < R; ++r) {
+            const __m256 row = _mm256_mul_ps(_mm256_set1_ps(in.scales[r]), scale);
+            const __m256 value = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[r][v]), row, offset);
+            const int64_t at = r * out_stride + kLanes * v;
+            // Not `less or equal`, and the second operand of the maximum: NaN goes on.
+            const __m256 end = active
+                                   ? _mm256_and_ps(_mm256_cmp_ps(_mm256_load_ps(active + at), zero, _CMP_NLE_UQ), value)
+                                   : _mm256_max_ps(zero, value);
+            _mm256_store_ps(out + at, end);
+        }
+    }
+}
+
+using Quantise = void (*)(const float*, int64_t, int64_t, float, int64_t, Quantised&);
+using Multiply = void (*)(const Quantised&, int64_t, const int16_t*, const float*, const float*, const float*, float*,
+                          int64_t);
+constexpr std::array<Quantise, kRows> kQuantise = {quantise<1>, quantise<2>, quantise<3>,
+                                                   quantise<4>, quantise<5>, quantise<6>};
+constexpr std::array<Multiply, kRows> kMultiply = {multiply<1>, multiply<2>, multiply<3>,
+                                                   multiply<4>, multiply<5>, multiply<6>};
+
+class MaddLayer final : public Layer {
+  public:
+    explicit MaddLayer(const Linear& linear)
+        : in_(linear.in),
+          out_(linear.out),
+          input_max_(largest_input(linear.in)),
+          panels_(static_cast<size_t>(padded(out_) / kRow)),
+          packed_(static_cast<size_t>(padded(out_) * in_)),
+          column_scale_(static_cast<size_t>(padded(out_))),
+          bias_(static_cast<size_t>(padded(out_))) {
+        std::fill_n(packed_.get(), padded(out_) * in_, int16_t{0});
+        std::fill_n(column_scale_.get(), padded(out_), 0.0f);
+        std::fill_n(bias_.get(), padded(out_), 0.0f);
+        if (linear.bias) {
+            std::copy_n(linear.bias, out_, bias_.get());
+        }
+        for (int64_t n = 0; n < out_; ++n) {
+            const float* weight = linear.weight + n * in_;
+            const float scale = column_scale(weight, in_);
+            column_scale_[static_cast<size_t>(n)] = 1 / scale;
+            int16_t* column = panel(static_cast<size_t>(n / kRow)) + stored_place(n % kRow);
+            for (int64_t k = 0; k < in_; ++k) {
+                column[k * kRow] = fixed_point(weight[k] * scale);
+            }
+        }
+    }
+
+    int block_rows() const override { return kRows; }
+
+    size_t scratch_bytes() const override {
+        return static_cast<size_t>((kTileRows + kRows + 1) * word_stride()) * sizeof(int16_t) +
+               static_cast<size_t>(kTileRows * word_stride()) * sizeof(int32_t) + kTileRows * sizeof(float);
+    }
+
+    void forward(const Tile& tile, const float* in, const float* active, float* out, char* scratch) const override {
+        const int64_t in_stride = padded(in_), out_stride = padded(out_);
+        int16_t* words = reinterpret_cast<int16_t*>(scratch);
+        int32_t* weights = reinterpret_cast<int32_t*>(words + (kTileRows + kRows + 1) * word_stride());
+        float* scales = reinterpret_cast<float*>(weights + kTileRows * word_stride());
+        std::array<Quantised, kTileRows> quantised;
+        for (size_t b = 0; b < tile.blocks.size(); ++b) {
+            const Block& block = tile.blocks[b];
+            quantised[b] = {words + block.first * word_stride(), weights + static_cast<int64_t>(b) * word_stride(),
+                            scales + block.first, 0};
+            kQuantise[static_cast<size_t>(block.count - 1)](in + block.first * in_stride, in_stride, in_, input_max_,
+                                                            word_stride(), quantised[b]);
+        }
+        for (size_t p = 0; p < panels_; p += kTogether) {
+            for (size_t b = 0; b < tile.blocks.size(); ++b) {
+                for (size_t own = p; own < std::min(p + kTogether, panels_); ++own) {
+                    const Block& block = tile.blocks[b];
+                    const int64_t first = static_cast<int64_t>(own) * kRow, at = block.first * out_stride + first;
+                    kMultiply[static_cast<size_t>(block.count - 1)](
+                        quantised[b], word_stride(), panel(own), column_scale_.get() + first, bias_.get() + first,
+                        active ? active + at : nullptr, out + at, out_stride);
+                }
+            }
+        }
+    }
+
+  private:
+    int16_t* panel(size_t p) const { return packed_.get() + static_cast<int64_t>(p) * kRow * in_; }
+    // Room for a whole vector past the end.
+    int64_t word_stride() const { return (in_ + 31) / 32 * 32 + 32; }
+
+    int64_t in_, out_;
+    float input_max_;
+    size_t panels_;
+    Buffer<int16_t> packed_;  // panels, each [in, kRow] with columns placed by stored_place
+    Buffer<float> column_scale_;
+    Buffer<float> bias_;
+};
+
+}  // namespace
+
+std::unique_ptr<Layer> make_madd_layer(const Linear& linear) { return std::make_unique<MaddLayer>(linear); }
+
+}  // namespace liif
+#endif
