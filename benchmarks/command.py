@@ -38,7 +38,7 @@ from PIL import Image
 from torch import Tensor
 
 import liif_fast
-from benchmarks.machine import describe
+from benchmarks.machine import describe, tag
 from liif_fast import conversion, encoding, functional, image, reference, streaming, upscaling
 from liif_fast.box import Box
 from liif_fast.cli import main as liif_fast_command
@@ -221,7 +221,7 @@ def main() -> None:
         report = {"what": "liif-fast upscale, whole process", **describe(), **timings(args)}
         report["load_average_after"] = describe()["load_average"]
         size = f"{args.megapixels:g}-megapixels" if args.size is None else "{}x{}".format(*args.size)
-        name = f"command-cpu-{size}{'' if args.to == 'png' else '-' + args.to}.json"
+        name = f"command-{tag()}-{size}{'' if args.to == 'png' else '-' + args.to}.json"
     args.out.mkdir(parents=True, exist_ok=True)
     with replacing(args.out / name) as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import contenders
 from benchmarks.lines import RESULTS, Lines
-from benchmarks.machine import device
+from benchmarks.machine import device, tag
 from benchmarks.shapes import SETS
 
 
@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.threads is not None:
         torch.set_num_threads(config.option.threads)
     name = config.option.set
-    path = config.option.out / f"{'suite' if name == 'full' else f'suite-{name}'}-{device().type}.jsonl"
+    path = config.option.out / f"{'suite' if name == 'full' else f'suite-{name}'}-{tag()}.jsonl"
     what = f"decoder, {name} set; medians of interleaved rounds, ratios to the reference within the round"
     config.stash[RESULTS] = Lines(path, what, set=name, missing=contenders.missing(device()))
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.contenders import CHUNK, check
-from benchmarks.machine import describe
+from benchmarks.machine import describe, tag
 from benchmarks.problem import initial, trained
 from benchmarks.published import ask as ask_published
 from benchmarks.published import load
@@ -124,7 +124,7 @@ def main() -> None:
             print(case, json.dumps(report["cases"][case], indent=1), flush=True)
     report["load_average_after"] = describe()["load_average"]
     args.out.mkdir(parents=True, exist_ok=True)
-    name = f"decoder-cpu-{args.threads}-threads{'-quick' if args.quick else ''}.json"
+    name = f"decoder-{tag()}-{args.threads}-threads{'-quick' if args.quick else ''}.json"
     with replacing(args.out / name) as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(args.out / name)

@@ -24,7 +24,7 @@ import torch
 import liif_fast
 from benchmarks.contenders import half
 from benchmarks.lines import Lines
-from benchmarks.machine import device
+from benchmarks.machine import device, tag
 from benchmarks.memory import peak
 from benchmarks.problem import photograph
 from benchmarks.racing import significant, timed
@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     part = "" if args.set == "full" else f"-{args.set}"
     what = "whole pictures by the package's model, encoder included; each point in a process of its own"
-    lines = Lines(args.out / f"growth{part}-{device().type}.jsonl", what, set=args.set)
+    lines = Lines(args.out / f"growth{part}-{tag()}.jsonl", what, set=args.set)
     for axis, sides in POINTS[args.set].items():
         measure(axis, sides, lines, args.limit)
 

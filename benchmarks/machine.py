@@ -20,6 +20,12 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def tag() -> str:
+    """What the names of result files say of where they were measured: `cuda`, `cpu-avx512`, `cpu-avx2` or the like."""
+    where = device().type
+    return f"{where}-{torch.backends.cpu.get_cpu_capability().lower()}" if where == "cpu" else where
+
+
 def commit() -> str:
     """The checkout's commit, with a mark when tracked files other than results differ from it, or `unknown`."""
     name = _output(["git", "describe", "--always", "--exclude=*"])

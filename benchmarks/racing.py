@@ -15,9 +15,12 @@ from torch import Tensor
 
 from benchmarks.contenders import build, check, is_half
 from benchmarks.problem import Problem
+from benchmarks.shapes import Shape
 from liif_fast import extension
 
 LONG = 300.0  # seconds: where one call of each takes longer, those calls are all there is
+SLOW = 10.0  # seconds of a contender's first call from which on it may be its only one
+TOO_LONG = 120.0  # seconds of one call of a contender, but for the baseline, that is not worth its time
 ROUNDS = (3, 15)  # at least and at most
 Seconds = dict[str, list[float]]
 
@@ -94,7 +97,8 @@ def race(
     """Compare every contender's result with the reference's, then time all.
 
     The first call of each, which compiles what is to be compiled, is the comparison's and does not count; unless
-    those calls together take longer than LONG: then they are the only round.
+    those calls together take longer than LONG: then they are the only round. A contender that takes longer than the
+    budget (and SLOW) without compiling has only that one.
 
     Returns (differences from the reference, seconds of each round, GFLOP/s of each bare product's fastest round).
     """
@@ -113,10 +117,37 @@ def race(
         seconds = {name: [value] for name, value in first.items()}
         measured = interleave(bare_calls, ROUNDS[0])
     else:
-        both = interleave(calls | bare_calls, ROUNDS[1], budget, warm=True)
-        seconds = {name: both[name] for name in calls}
+        slow = {name for name in list(calls)[1:] if first[name] > max(budget, SLOW) and not prepared(name)}
+        racers = {name: call for name, call in calls.items() if name not in slow}
+        both = interleave(racers | bare_calls, ROUNDS[1], budget, warm=True)
+        seconds = {name: [first[name]] if name in slow else both[name] for name in calls}
         measured = {name: both[name] for name in bare}
     return errors, seconds, {name: flop / min(measured[name]) / 1e9 for name, (flop, _) in bare.items()}
+
+
+def prepared(name: str) -> bool:
+    """Whether a contender's first call compiles or exports it."""
+    return "compiled" in name or name == "onnxruntime"
+
+
+class Pace:
+    """What contenders took on the shapes so far, to leave out those that would take too long on the next one."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[tuple[str, bool], float] = {}  # for each operation of the shapes' floor
+
+    def note(self, shape: Shape, seconds: Seconds) -> None:
+        for name, taken in seconds.items():
+            self._seconds[name, shape.backward] = statistics.median(taken) / shape.floor
+
+    def expected(self, shape: Shape, name: str) -> float:
+        """Seconds of a call; 0 where nothing is known."""
+        return self._seconds.get((name, shape.backward), 0.0) * shape.floor
+
+    def too_slow(self, shape: Shape, names: list[str]) -> dict[str, float]:
+        """Contenders, never the baseline, whose call would take more than TOO_LONG, and the seconds expected."""
+        expected = {name: self.expected(shape, name) for name in names[1:]}
+        return {name: seconds for name, seconds in expected.items() if seconds > TOO_LONG}
 
 
 def quartiles(values: list[float]) -> list[float]:
@@ -138,7 +169,10 @@ def rows(problem: Problem, errors: dict[str, float], seconds: Seconds, rates: di
     base = next(iter(seconds.values()))
     for name, taken in seconds.items():
         median = statistics.median(taken)
-        ratios = [theirs / own for theirs, own in zip(base, taken, strict=True)]
+        together = len(taken) == len(base)
+        ratios = [
+            theirs / own for theirs, own in zip(base if together else [statistics.median(base)], taken, strict=True)
+        ]
         rate = shape.floor / median / 1e9
         found.append(
             {

@@ -28,20 +28,22 @@ from liif_fast.files import replacing
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
-DEVICES = {"cpu": "CPU", "cuda": "GPU"}
+# Where results may come from (benchmarks.machine.tag), and how README calls it.
+PLACES = {"cpu-avx512": "CPU with AVX-512", "cpu-avx2": "CPU with AVX2", "cuda": "GPU"}
+SHOWN = ("cpu-avx512", "cuda")  # whose figure stands on the first screen
 PART = re.compile(r"(<!-- measured: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 DENSE = "x4, no unit zero"
 
 
-def suite(device: str) -> Rows:
-    """The suite's lines on a device, none where it was not measured."""
-    path = RESULTS / f"suite-{device}.jsonl"
+def suite(place: str) -> Rows:
+    """The suite's lines of a place, none where it was not measured."""
+    path = RESULTS / f"suite-{place}.jsonl"
     return read(path) if path.exists() else []
 
 
-def grown(device: str) -> Rows:
+def grown(place: str) -> Rows:
     """The lines of `benchmarks.growth`."""
-    path = RESULTS / f"growth-{device}.jsonl"
+    path = RESULTS / f"growth-{place}.jsonl"
     return read(path) if path.exists() else []
 
 
@@ -62,28 +64,33 @@ def where(run: dict[str, Any]) -> str:
 
 
 def headline() -> str:
-    rows = of(suite("cpu"), X4.name)
-    full, half, base = (one(rows, name) for name in ("cpu fp32", "cpu bf16", "reference"))
-    threads = suite("cpu")[0]["threads"]
+    first, second = (of(suite(place), X4.name) for place in ("cpu-avx512", "cpu-avx2"))
+    full, base = one(first, "cpu fp32"), one(first, "reference")
+
+    def speed(rows: Rows, precision: str) -> str:
+        return f"{one(rows, f'cpu {precision}')['times_reference']:.1f}"
+
+    other = f" (with AVX2 {speed(second, 'fp32')} and {speed(second, 'bf16')} times)" if second else ""
     return (
         "**Upscale a picture to any size, by any factor, with one model. "
-        f"On {threads} CPU cores the decoder runs {full['times_reference']:.1f} times as fast as the published "
-        f"[LIIF](https://arxiv.org/abs/2012.09161), with the same outputs, and {half['times_reference']:.1f} times in "
-        f"16 bits, in {full['peak_mib']:.0f} MiB in place of {base['peak_mib']:.0f}.**"
+        f"On {suite('cpu-avx512')[0]['threads']} CPU cores with AVX-512 the decoder runs {speed(first, 'fp32')} times "
+        "as fast as the published [LIIF](https://arxiv.org/abs/2012.09161), with the same outputs, and "
+        f"{speed(first, 'bf16')} times in 16 bits{other}, "
+        f"in {full['peak_mib']:.0f} MiB in place of {base['peak_mib']:.0f}.**"
     )
 
 
 def figure() -> str:
     found = []
-    for device, name in DEVICES.items():
-        rows = suite(device)
+    for place in SHOWN:
+        rows = suite(place)
         if rows:
             rounds = of(rows, X4.name)[0]["rounds"]
             found.append(
-                f"![Time and memory of the decoder, {name}](benchmarks/results/decoder-{device}.svg)\n\n"
+                f"![Time and memory of the decoder, {PLACES[place]}](benchmarks/results/decoder-{place}.svg)\n\n"
                 "A photograph's 48 x 48 features to 192 x 192 pixels by the default model, projection included: "
                 f"medians of {rounds} interleaved rounds on {where(rows[0])} "
-                f"([all lines](benchmarks/results/suite-{device}.jsonl))."
+                f"([all lines](benchmarks/results/suite-{place}.jsonl))."
             )
     return "\n\n".join(found)
 
@@ -91,12 +98,14 @@ def figure() -> str:
 def table() -> str:
     """Every contender of the first shape, then the backends on all shapes."""
     found = []
-    for device in DEVICES:
-        rows = suite(device)
+    for place, name in PLACES.items():
+        rows = suite(place)
         if not rows:
             continue
         first = sorted(of(rows, X4.name), key=lambda row: float(row["us_per_query"]))
         lines = [
+            f"{name}: {where(rows[0])} ([all lines](benchmarks/results/suite-{place}.jsonl)).",
+            "",
             "| x4, 48 x 48 to 192 x 192 | µs a pixel | times `reference` (quartiles) | peak |",
             "|---|---|---|---|",
         ]
@@ -139,16 +148,16 @@ def utilisation(rows: Rows) -> str:
 
 def growth() -> str:
     found = []
-    for device, name in DEVICES.items():
-        rows = grown(device)
+    for place, name in PLACES.items():
+        rows = grown(place)
         if not rows:
             continue
         points = [row for row in rows if row["kind"] == "growth"]
         lines = [
-            f"![Growth of time and memory, {name}](benchmarks/results/growth-{device}.svg)",
+            f"![Growth of time and memory, {name}](benchmarks/results/growth-{place}.svg)",
             "",
             f"Whole pictures, encoder included, on {where(rows[0])}: seconds and MiB at peak, with input and result "
-            f"([all lines](benchmarks/results/growth-{device}.jsonl)); a dash was left out for the time it would take.",
+            f"([all lines](benchmarks/results/growth-{place}.jsonl)); a dash was left out for the time it would take.",
         ]
         contenders = list(dict.fromkeys(row["contender"] for row in points))
         for axis, title in (("pixels", "output pixels, by 4"), ("scale", "scale, of 64 x 64")):
@@ -168,7 +177,7 @@ def growth() -> str:
 
 def runs() -> str:
     """The range over the last three runs of benchmarks.decoder."""
-    record = json.loads((RESULTS / "decoder-cpu-runs.json").read_text(encoding="utf-8"))
+    record = json.loads((RESULTS / "decoder-cpu-avx512-runs.json").read_text(encoding="utf-8"))
     last = record["runs"][-3:]
 
     def ranges(case: str) -> list[str]:
@@ -180,9 +189,9 @@ def runs() -> str:
         "Over the last three runs of `benchmarks.decoder` (64 x 64 features to 256 x 256, "
         f"{record['threads']} cores of {record['processor']}) the `cpu` backend was {trained[0]} times as fast as the "
         f"published arithmetic in fp32 and {trained[1]} times in bf16 with the default model's weights "
-        "([all runs](benchmarks/results/decoder-cpu-runs.json)). The kernels skip hidden units that the ReLU has "
-        f"zeroed, so it depends on the weights: with random ones {initial[0]} and {initial[1]} times, with none ever "
-        f"zero {dense[0]} and {dense[1]}."
+        "([all runs](benchmarks/results/decoder-cpu-avx512-runs.json)). The kernels skip hidden units that the ReLU "
+        f"has zeroed, so it depends on the weights: with random ones {initial[0]} and {initial[1]} times, with none "
+        f"ever zero {dense[0]} and {dense[1]}."
     )
 
 
@@ -227,17 +236,17 @@ PARTS: dict[str, Callable[[], str]] = {
 def drawings() -> dict[Path, tuple[Rows, Callable[[Path], None]]]:
     """Every figure: what it is drawn from, and what draws it."""
     found: dict[Path, tuple[Rows, Callable[[Path], None]]] = {}
-    for device, name in DEVICES.items():
-        rows = of(suite(device), X4.name)
-        if rows:
+    for place, name in PLACES.items():
+        rows = of(suite(place), X4.name)
+        if rows and place in SHOWN:
             title = f"{X4.size[0]} x {X4.size[1]} features to 192 x 192 pixels, {name}"
-            found[RESULTS / f"decoder-{device}.svg"] = (
+            found[RESULTS / f"decoder-{place}.svg"] = (
                 rows,
                 lambda path, rows=rows, title=title: figures.decoder(rows, title, path),  # type: ignore[misc]
             )
-        points = [row for row in grown(device) if row["kind"] == "growth"]
+        points = [row for row in grown(place) if row["kind"] == "growth"]
         if points:
-            found[RESULTS / f"growth-{device}.svg"] = (
+            found[RESULTS / f"growth-{place}.svg"] = (
                 points,
                 lambda path, points=points: figures.growth(points, path),  # type: ignore[misc]
             )

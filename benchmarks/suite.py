@@ -20,7 +20,7 @@ from benchmarks.contenders import names
 from benchmarks.lines import RESULTS
 from benchmarks.machine import device
 from benchmarks.problem import Problem
-from benchmarks.racing import Seconds, race, rows, significant
+from benchmarks.racing import Pace, Seconds, race, rows, significant
 from benchmarks.shapes import SETS, Shape
 
 
@@ -40,6 +40,7 @@ class Playback:
 
 
 timer = Playback()
+pace = Pace()
 Race = tuple[Seconds, dict[str, dict[str, Any]]]
 
 
@@ -60,20 +61,30 @@ def measured(shape: Shape, config: pytest.Config) -> Race:
     options = config.option
     budget = options.seconds or (40.0 if options.set == "full" else 12.0)
     problem = Problem(shape, device())
-    errors, seconds, rates = race(problem, names(shape, device(), options.published), options.published, budget)
+    contenders = names(shape, device(), options.published)
+    too_slow = pace.too_slow(shape, contenders)
+    racers = [name for name in contenders if name not in too_slow]
+    errors, seconds, rates = race(problem, racers, options.published, budget)
+    pace.note(shape, seconds)
     found = rows(problem, errors, seconds, rates)
     if shape.memory:
         # Compiling again for the memory alone would take most of the short set's time.
         for row in (row for row in found if options.set != "short" or "compiled" not in row["contender"]):
             row["peak_mib"] = memory.in_a_process(shape.name, row["contender"], options.published)
     gemm = {"kind": "gemm", "shape": shape.name, "gflops": {name: significant(rate) for name, rate in rates.items()}}
-    config.stash[RESULTS].add([gemm, *found])
+    left_out = [
+        {"kind": "left out", "shape": shape.name, "contender": name, "expected_seconds": significant(value, 2)}
+        for name, value in too_slow.items()
+    ]
+    config.stash[RESULTS].add([gemm, *found, *left_out])
     return seconds, {row["contender"]: row for row in found}
 
 
 @pytest.mark.benchmark(timer=timer)
 def test_decoder(shape: Shape, contender: str, benchmark: BenchmarkFixture, pytestconfig: pytest.Config) -> None:
     seconds, lines = measured(shape, pytestconfig)
+    if contender not in lines:
+        pytest.skip(f"would take {pace.expected(shape, contender):.0f} seconds a call")
     benchmark.group = shape.name
     benchmark.extra_info.update(lines[contender])
     timer.load(seconds[contender])

@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, tag
 from benchmarks.problem import initial
 from benchmarks.published import load, on_cpu
 from liif_fast import reference
@@ -258,7 +258,7 @@ def main() -> None:
     print(json.dumps(report, indent=1))
     args.out.mkdir(parents=True, exist_ok=True)
     part = f"-{args.only}" if args.only else ""
-    path = args.out / f"training-cpu-{args.threads}-threads{part}{'-quick' if args.quick else ''}.json"
+    path = args.out / f"training-{tag()}-{args.threads}-threads{part}{'-quick' if args.quick else ''}.json"
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(path)

@@ -132,6 +132,22 @@ def test_the_photograph_is_mirrored_to_any_size() -> None:
     assert torch.equal(large[..., 247:253, 348:352], small)
 
 
+def test_a_contender_that_would_take_minutes_is_left_out() -> None:
+    small, large = shapes.TINY[0], shapes.TINY[0]._replace(name="large", out=(900, 1100))
+    pace = racing.Pace()
+    assert pace.too_slow(large, ["reference", "torch bf16"]) == {}
+    pace.note(small, {"reference": [1.0], "torch bf16": [0.5], "cpu fp32": [1e-6]})
+    assert pace.too_slow(large, ["reference", "torch bf16", "cpu fp32"]) == {"torch bf16": pytest.approx(5000)}
+    assert pace.too_slow(large._replace(backward=True), ["reference", "torch bf16"]) == {}
+
+
+def test_a_contender_that_was_called_once_has_a_ratio_all_the_same() -> None:
+    problem = Problem(shapes.TINY[0], CPU)
+    seconds = {"reference": [2.0, 4.0, 3.0], "cpu fp32": [1.0, 2.0, 1.0], "torch bf16": [6.0]}
+    found = racing.rows(problem, dict.fromkeys(seconds, 0.0), seconds, {"mm": 1.0})
+    assert [(row["rounds"], row["times_reference"]) for row in found] == [(3, 1.0), (3, 2.0), (1, 0.5)]
+
+
 def test_a_wrong_checkout_is_named() -> None:
     with pytest.raises(SystemExit, match="--published: expected a checkout"):
         contenders.build("published", Problem(shapes.TINY[0], CPU), Path("nowhere"))
@@ -145,11 +161,11 @@ def test_a_changed_figure_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     text = report.README.read_text(encoding="utf-8")
     gain = report.quality().split("+")[1].split()[0]
     assert report.stale(text.replace(gain, "9.99")) == ["quality"]
-    rows = report.suite("cpu")
+    rows = report.suite("cpu-avx512")
     changed: list[dict[str, Any]] = [dict(row) for row in rows]
     report.one(report.of(changed, shapes.X4.name), "cpu fp32")["times_reference"] = 99.0
-    monkeypatch.setattr(report, "suite", lambda device: changed if device == "cpu" else [])
-    assert {"headline", "table", "decoder-cpu.svg"} <= set(report.stale(text))
+    monkeypatch.setattr(report, "suite", lambda place: changed if place == "cpu-avx512" else [])
+    assert {"headline", "table", "decoder-cpu-avx512.svg"} <= set(report.stale(text))
 
 
 def cells() -> list[Any]:

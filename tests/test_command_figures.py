@@ -24,7 +24,7 @@ def said(pattern: str) -> list[tuple[str, ...]]:
 
 def test_ratios_to_the_demo() -> None:
     for size, whole, kinder in said(r"at ([\d.]+) megapixels? ([\d.]+) times as fast \(([\d.]+) times\)"):
-        measured = result(f"command-cpu-{size}-megapixels.json")
+        measured = result(f"command-cpu-avx512-{size}-megapixels.json")
         assert float(whole) == round(measured["times_demo"], 1)
         assert float(kinder) == round(measured["times_kinder_demo"], 1)
 
@@ -33,7 +33,7 @@ def test_shares_of_the_time() -> None:
     shares = r"encoder (\d+) %, projection and decoder (\d+) %, all else ([\d.]+) %"
     pattern = rf"At (\d+) megapixels the command took (\d+) seconds: {shares}"
     ((size, seconds, encoder, decoder, else_),) = said(pattern)
-    (measured,) = result(f"command-cpu-{size}-megapixels.json")["command"]
+    (measured,) = result(f"command-cpu-avx512-{size}-megapixels.json")["command"]
     share = {name: part["share"] for name, part in measured["parts"].items()}
     assert int(seconds) == round(measured["seconds"])
     assert int(encoder) == round(100 * share["encoder"])
