@@ -1,0 +1,55 @@
+// What Winograd's convolutions (winograd.cpp) and their turns, which each instruction set has of its own, share.
+#pragma once
+
+#include <cstdint>
+
+#include "layer.h"
+
+namespace liif {
+
+constexpr int64_t kOut = 4, kIn = 6, kPoints = kIn * kIn;
+constexpr int64_t kTogether = 24;  // tiles: what they are turned into stays in the second-level cache
+constexpr int64_t kSumPoint = 7;   // where Turns::gradient adds up all pixels of a tile
+
+// A map of float32 pixels [batch, height, width, channels], cut into tiles of kOut x kOut.
+struct Map {
+    Map(int64_t batch, int64_t height, int64_t width, int64_t channels, const float* values)
+        : height(height),
+          width(width),
+          channels(channels),
+          down((height + kOut - 1) / kOut),
+          across((width + kOut - 1) / kOut),
+          tiles(batch * down * across),
+          values(values) {}
+
+    int64_t height, width, channels, down, across, tiles;
+    const float* values;
+};
+
+// From one point to the next; not a multiple of a page, which would put all points into one set of the cache.
+inline int64_t point_stride(int64_t channels) { return kTogether * channels + kVector; }
+
+// What is done to a result before it is written.
+enum class Finish {
+    kNothing,
+    kRelu,    // negative values become zero (NaN stays)
+    kAdd,     // another map is added
+    kSelect,  // zero where another map is not above zero (NaN is): the backward of kRelu
+};
+
+// Tiles [begin, end) of a map to and from [point][tile][channel].
+struct Turns {
+    void (*input)(const Map& map, int64_t begin, int64_t end, float* to);
+    void (*gradient)(const Map& map, int64_t begin, int64_t end, float* to);  // of what `output` gives
+    // Back to the pixels of `map`, plus the bias (null for none); `other` is laid out as the map. By Finish.
+    void (*output[4])(const Map& map, int64_t begin, int64_t end, const float* from, const float* bias,
+                      const float* other);
+};
+
+// Of the best instructions that this processor has; null where it has none of them.
+const Turns* winograd_turns();
+
+// Behind winograd_turns; on x86-64 only.
+extern const Turns kTurnsAvx512, kTurnsAvx2;
+
+}  // namespace liif
