@@ -30,6 +30,5 @@ std::unique_ptr<WeightGradient> make_mm_weight_gradient(int64_t in, int64_t out)
 std::unique_ptr<WeightGradient> make_avx512_weight_gradient(int64_t in, int64_t out);
 std::unique_ptr<WeightGradient> make_vnni_weight_gradient(int64_t in, int64_t out);
 std::unique_ptr<WeightGradient> make_avx2_weight_gradient(int64_t in, int64_t out);
-std::unique_ptr<WeightGradient> make_madd_weight_gradient(int64_t in, int64_t out);
 
 }  // namespace liif

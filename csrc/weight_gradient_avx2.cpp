@@ -15,11 +15,11 @@
 namespace liif {
 namespace {
 
-// Four rows of three vectors keep 12 inputs, three sums and one factor in the 16 registers.
-constexpr int kRows = 4;
-constexpr int kPanel = 3;
+// Six rows of two vectors keep 12 inputs, two sums and one factor in the 16 registers.
+constexpr int kRows = 6;
+constexpr int kPanel = 2;
 
-// Outputs worked on together: their sums for one panel of inputs, 6 KB, stay in the first-level cache for a tile.
+// Outputs worked on together: their sums for one panel of inputs, 4 KB, stay in the first-level cache for a tile.
 constexpr int64_t kSegment = 64;
 
 // Lists the outputs of one segment, from `first`, that are not zero in all rows; returns how many. Writes whole
@@ -47,36 +47,36 @@ template <int R, int V>
 LIIF_AVX2 void multiply(const float* dz, int64_t dz_stride, const int32_t* outputs, int count, const float* h,
                         int64_t h_stride, float* sum) {
     __m256 value[R][V];
-#pragma GCC unroll 4
+#pragma GCC unroll 6
     for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 3
+#pragma GCC unroll 2
         for (int v = 0; v < V; ++v) {
             value[r][v] = _mm256_load_ps(h + r * h_stride + kLanes * v);
         }
     }
     // As in layer_avx512.cpp: one addressing mode for each row.
-    int64_t one = dz_stride * static_cast<int64_t>(sizeof(float)), three = 3 * one;
-    asm("" : "+r"(one), "+r"(three));
-    const int64_t offsets[kRows] = {0, one, 2 * one, three};
+    int64_t one = dz_stride * static_cast<int64_t>(sizeof(float)), three = 3 * one, five = 5 * one;
+    asm("" : "+r"(one), "+r"(three), "+r"(five));
+    const int64_t offsets[kRows] = {0, one, 2 * one, three, 4 * one, five};
     for (int n = 0; n < count; ++n) {
         const int64_t i = outputs[n];
         const char* column = reinterpret_cast<const char*>(dz + i);
         asm("" : "+r"(column));
         float* to = sum + i * (V * kLanes);
         __m256 total[V];
-#pragma GCC unroll 3
+#pragma GCC unroll 2
         for (int v = 0; v < V; ++v) {
             total[v] = _mm256_load_ps(to + kLanes * v);
         }
-#pragma GCC unroll 4
+#pragma GCC unroll 6
         for (int r = 0; r < R; ++r) {
             const __m256 factor = _mm256_broadcast_ss(reinterpret_cast<const float*>(column + offsets[r]));
-#pragma GCC unroll 3
+#pragma GCC unroll 2
             for (int v = 0; v < V; ++v) {
                 total[v] = _mm256_fmadd_ps(factor, value[r][v], total[v]);
             }
         }
-#pragma GCC unroll 3
+#pragma GCC unroll 2
         for (int v = 0; v < V; ++v) {
             _mm256_store_ps(to + kLanes * v, total[v]);
         }
@@ -91,8 +91,7 @@ constexpr std::array<Multiply, kRows> for_rows(std::integer_sequence<int, R...>)
 }
 using Rows = std::make_integer_sequence<int, kRows>;
 // Of V vectors and R rows: kMultiply[V - 1][R - 1].
-constexpr std::array<std::array<Multiply, kRows>, kPanel> kMultiply = {for_rows<1>(Rows()), for_rows<2>(Rows()),
-                                                                       for_rows<3>(Rows())};
+constexpr std::array<std::array<Multiply, kRows>, kPanel> kMultiply = {for_rows<1>(Rows()), for_rows<2>(Rows())};
 
 class Avx2WeightGradient final : public WeightGradient {
   public:
