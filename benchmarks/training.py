@@ -234,12 +234,22 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def write(report: dict[str, Any], args: argparse.Namespace, part: str) -> None:
+    """Print the result and put it into its file."""
+    print(json.dumps(report, indent=1))
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / f"training-{tag()}-{args.threads}-threads{part}{'-quick' if args.quick else ''}.json"
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(path)
+
+
 def main() -> None:
     args = parse()
     torch.set_num_threads(args.threads)
     batch, rounds = (1, 2) if args.quick else (4, args.rounds)
     if args.curve:
-        print(json.dumps(curve(args.curve), indent=1))
+        write({"what": "losses of a training, fused and reference", **describe(), **curve(args.curve)}, args, "-curve")
         return
     if args.peak:
         print(peak(args.peak, batch, args.published))
@@ -255,13 +265,7 @@ def main() -> None:
     if args.only in (None, "step"):
         report["step"] = {"batch": 4 * batch, "runs": interleave(steps(4 * batch, args.published), max(2, rounds // 2))}
     report["load_average_after"] = describe()["load_average"]
-    print(json.dumps(report, indent=1))
-    args.out.mkdir(parents=True, exist_ok=True)
-    part = f"-{args.only}" if args.only else ""
-    path = args.out / f"training-{tag()}-{args.threads}-threads{part}{'-quick' if args.quick else ''}.json"
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(path)
+    write(report, args, f"-{args.only}" if args.only else "")
 
 
 if __name__ == "__main__":

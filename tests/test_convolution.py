@@ -13,7 +13,8 @@ from liif_fast.convolution import Conv2d, convolve, convolve_weight, residual_bl
 from liif_fast.models.edsr import ResBlock
 
 needed = pytest.mark.skipif(
-    not convolution.fits(16, 16, (3, 3)), reason="this processor has bfloat16, neither AVX-512 nor AVX2, or no compiled extension"
+    not convolution.fits(16, 16, (3, 3)),
+    reason="this processor has bfloat16 or neither AVX-512 nor AVX2, or the extension is not built",
 )
 SIZES = [(1, 16, 16, 1, 1), (2, 16, 32, 5, 9), (1, 64, 256, 13, 8), (3, 32, 80, 21, 4)]
 
