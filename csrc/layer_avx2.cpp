@@ -118,22 +118,8 @@ class Avx2Layer final : public Layer {
         : in_(linear.in),
           out_(linear.out),
           panels_(split_columns(linear.out, kPanel, kLanes)),
-          packed_(panels_.size() * static_cast<size_t>(kRow * in_)),
-          bias_(static_cast<size_t>(padded(out_))) {
-        std::fill_n(packed_.get(), panels_.size() * static_cast<size_t>(kRow * in_), 0.0f);
-        std::fill_n(bias_.get(), padded(out_), 0.0f);
-        if (linear.bias) {
-            std::copy_n(linear.bias, out_, bias_.get());
-        }
-        for (size_t p = 0; p < panels_.size(); ++p) {
-            const int64_t first = panels_[p].first, end = std::min(first + panels_[p].vectors * kLanes, out_);
-            for (int64_t n = first; n < end; ++n) {
-                for (int64_t k = 0; k < in_; ++k) {
-                    panel(p)[k * kRow + n - first] = linear.weight[n * in_ + k];
-                }
-            }
-        }
-    }
+          packed_(pack_panels(linear, panels_, kRow, kLanes)),
+          bias_(pad_bias(linear)) {}
 
     int block_rows() const override { return kRows; }
 

@@ -10,6 +10,7 @@
 
 #include "buffer.h"
 #include "layer.h"
+#include "panels.h"
 #include "rows.h"
 #include "weight_gradient.h"
 
@@ -17,16 +18,6 @@ namespace liif {
 namespace {
 
 namespace blas = at::native::cpublas;
-
-// Bias of a layer, zero up to its padded width.
-Buffer<float> pad_bias(const Linear& linear) {
-    Buffer<float> bias(static_cast<size_t>(padded(linear.out)));
-    std::memset(bias.get(), 0, static_cast<size_t>(padded(linear.out)) * sizeof(float));
-    if (linear.bias) {
-        std::memcpy(bias.get(), linear.bias, static_cast<size_t>(linear.out) * sizeof(float));
-    }
-    return bias;
-}
 
 // The end of a layer: its bias, then its ReLU or `active` (layer.h).
 void finish(float* values, const float* active, int64_t stride, int64_t rows, int64_t n, const float* bias) {

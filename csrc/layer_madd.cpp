@@ -1,6 +1,5 @@
-// Fixed-point layers for AVX2 (the scales: fixed_point.h): vpmaddwd multiplies pairs of 16-bit words and adds them up
-// in 32 bits, twice the multiplications of float32 in an instruction, at the price of an addition. As in
-// layer_avx512.cpp, inputs that are zero in a whole block are skipped.
+// Fixed-point layers for AVX2: vpmaddwd multiplies pairs of 16-bit words and adds them up in 32 bits, twice the
+// multiplications of float32 in an instruction, at the price of an addition.
 #include "layer.h"
 
 #if defined(__x86_64__)
@@ -10,37 +9,18 @@
 #include <utility>
 
 #include "avx2.h"
-#include "buffer.h"
-#include "fixed_point.h"
-#include "panels.h"
+#include "fixed_point_layer.h"
 
 namespace liif {
 namespace {
 
 // Six rows by two vectors keep 12 sums, two weights, one input and one product in the 16 registers.
 constexpr int kRows = 6;
-constexpr int kPanel = 2;
+constexpr int kPair = 2;
 
 // 16-bit words of a stored row of a panel: one vector.
-constexpr int64_t kRow = kPanel * kLanes;
-
-// Panels that blocks pass by together: their inputs come from the first-level cache for all but the first.
-constexpr size_t kTogether = 2;
-
-// Place of a column in a stored row, such that interleaving the words of two rows (vpunpcklwd, vpunpckhwd, which work
-// within 128-bit lanes) leaves columns 0-7 in one register and 8-15 in the other.
-int64_t stored_place(int64_t column) {
-    const int64_t half = column / kLanes, lane = column % kLanes / 4, place = column % 4;
-    return lane * 8 + half * 4 + place;
-}
-
-// A block's inputs in fixed point, without those that are zero in all of its rows.
-struct Quantised {
-    int16_t* words;    // [rows, stride]
-    int32_t* weights;  // where each input's row of a panel starts, with zeros behind the last
-    float* scales;     // of each row
-    int count;         // inputs, made even by a zero
-};
+constexpr int64_t kRow = kPair * kLanes;
+static_assert(kRow == kVector);
 
 LIIF_AVX2 inline __m256i load_bits(const float* from) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
@@ -128,12 +108,10 @@ LIIF_AVX2 inline void dot_add(__m256i* sums, const Pair* pair, const __m256i* we
         : [pair] "m"(*pair), [first] "x"(weights[0]), [second] "x"(weights[1]));
 }
 
-// out[r][n] = relu(bias[n] + row scale * column scale[n] * sum over the list of words[r][i] * panel[list[i]][n]) for R
-// rows and a panel's columns; or, with `active`, that sum where active > 0 and else zero.
 template <int R>
 LIIF_AVX2 void multiply(const Quantised& in, int64_t word_stride, const int16_t* panel, const float* column_scale,
                         const float* bias, const float* active, float* out, int64_t out_stride) {
-    __m256i sum[R][kPanel];
+    __m256i sum[R][kPair];
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r) {
         sum[r][0] = sum[r][1] = _mm256_setzero_si256();
@@ -148,7 +126,7 @@ LIIF_AVX2 void multiply(const Quantised& in, int64_t word_stride, const int16_t*
         asm("" : "+r"(words));
         const __m256i a = _mm256_load_si256(reinterpret_cast<const __m256i*>(panel + weights[i]));
         const __m256i b = _mm256_load_si256(reinterpret_cast<const __m256i*>(panel + weights[i + 1]));
-        const __m256i weight[kPanel] = {_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b)};
+        const __m256i weight[kPair] = {_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b)};
 #pragma GCC unroll 6
         for (int r = 0; r < R; ++r) {
             dot_add(sum[r], reinterpret_cast<const Pair*>(words + offsets[r]), weight);
@@ -156,7 +134,7 @@ LIIF_AVX2 void multiply(const Quantised& in, int64_t word_stride, const int16_t*
     }
     const __m256 zero = _mm256_setzero_ps();
 #pragma GCC unroll 2
-    for (int v = 0; v < kPanel; ++v) {
+    for (int v = 0; v < kPair; ++v) {
         const __m256 scale = _mm256_load_ps(column_scale + kLanes * v), offset = _mm256_load_ps(bias + kLanes * v);
 #pragma GCC unroll 6
         for (int r = 0; r < R; ++r) {
@@ -172,90 +150,23 @@ LIIF_AVX2 void multiply(const Quantised& in, int64_t word_stride, const int16_t*
     }
 }
 
-using Quantise = void (*)(const float*, int64_t, int64_t, float, int64_t, Quantised&);
-using Multiply = void (*)(const Quantised&, int64_t, const int16_t*, const float*, const float*, const float*, float*,
-                          int64_t);
 constexpr std::array<Quantise, kRows> kQuantise = {quantise<1>, quantise<2>, quantise<3>,
                                                    quantise<4>, quantise<5>, quantise<6>};
-constexpr std::array<Multiply, kRows> kMultiply = {multiply<1>, multiply<2>, multiply<3>,
-                                                   multiply<4>, multiply<5>, multiply<6>};
+constexpr std::array<std::array<FixedMultiply, kRows>, 1> kMultiply = {
+    {{multiply<1>, multiply<2>, multiply<3>, multiply<4>, multiply<5>, multiply<6>}}};
 
-class MaddLayer final : public Layer {
-  public:
-    explicit MaddLayer(const Linear& linear)
-        : in_(linear.in),
-          out_(linear.out),
-          input_max_(largest_input(linear.in)),
-          panels_(static_cast<size_t>(padded(out_) / kRow)),
-          packed_(static_cast<size_t>(padded(out_) * in_)),
-          column_scale_(static_cast<size_t>(padded(out_))),
-          bias_(static_cast<size_t>(padded(out_))) {
-        std::fill_n(packed_.get(), padded(out_) * in_, int16_t{0});
-        std::fill_n(column_scale_.get(), padded(out_), 0.0f);
-        std::fill_n(bias_.get(), padded(out_), 0.0f);
-        if (linear.bias) {
-            std::copy_n(linear.bias, out_, bias_.get());
-        }
-        for (int64_t n = 0; n < out_; ++n) {
-            const float* weight = linear.weight + n * in_;
-            const float scale = column_scale(weight, in_);
-            column_scale_[static_cast<size_t>(n)] = 1 / scale;
-            int16_t* column = panel(static_cast<size_t>(n / kRow)) + stored_place(n % kRow);
-            for (int64_t k = 0; k < in_; ++k) {
-                column[k * kRow] = fixed_point(weight[k] * scale);
-            }
-        }
-    }
-
-    int block_rows() const override { return kRows; }
-
-    size_t scratch_bytes() const override {
-        return static_cast<size_t>((kTileRows + kRows + 1) * word_stride()) * sizeof(int16_t) +
-               static_cast<size_t>(kTileRows * word_stride()) * sizeof(int32_t) + kTileRows * sizeof(float);
-    }
-
-    void forward(const Tile& tile, const float* in, const float* active, float* out, char* scratch) const override {
-        const int64_t in_stride = padded(in_), out_stride = padded(out_);
-        int16_t* words = reinterpret_cast<int16_t*>(scratch);
-        int32_t* weights = reinterpret_cast<int32_t*>(words + (kTileRows + kRows + 1) * word_stride());
-        float* scales = reinterpret_cast<float*>(weights + kTileRows * word_stride());
-        std::array<Quantised, kTileRows> quantised;
-        for (size_t b = 0; b < tile.blocks.size(); ++b) {
-            const Block& block = tile.blocks[b];
-            quantised[b] = {words + block.first * word_stride(), weights + static_cast<int64_t>(b) * word_stride(),
-                            scales + block.first, 0};
-            kQuantise[static_cast<size_t>(block.count - 1)](in + block.first * in_stride, in_stride, in_, input_max_,
-                                                            word_stride(), quantised[b]);
-        }
-        for (size_t p = 0; p < panels_; p += kTogether) {
-            for (size_t b = 0; b < tile.blocks.size(); ++b) {
-                for (size_t own = p; own < std::min(p + kTogether, panels_); ++own) {
-                    const Block& block = tile.blocks[b];
-                    const int64_t first = static_cast<int64_t>(own) * kRow, at = block.first * out_stride + first;
-                    kMultiply[static_cast<size_t>(block.count - 1)](
-                        quantised[b], word_stride(), panel(own), column_scale_.get() + first, bias_.get() + first,
-                        active ? active + at : nullptr, out + at, out_stride);
-                }
-            }
-        }
-    }
-
-  private:
-    int16_t* panel(size_t p) const { return packed_.get() + static_cast<int64_t>(p) * kRow * in_; }
-    // Room for a whole vector past the end.
-    int64_t word_stride() const { return (in_ + 31) / 32 * 32 + 32; }
-
-    int64_t in_, out_;
-    float input_max_;
-    size_t panels_;
-    Buffer<int16_t> packed_;  // panels, each [in, kRow] with columns placed by stored_place
-    Buffer<float> column_scale_;
-    Buffer<float> bias_;
+struct Kernel {
+    static constexpr int64_t kRows = liif::kRows, kPanel = 1, kLanes = liif::kLanes, kRow = liif::kRow;
+    static constexpr size_t kTogether = 2;
+    static constexpr auto& kQuantise = liif::kQuantise;
+    static constexpr auto& kMultiply = liif::kMultiply;
 };
 
 }  // namespace
 
-std::unique_ptr<Layer> make_madd_layer(const Linear& linear) { return std::make_unique<MaddLayer>(linear); }
+std::unique_ptr<Layer> make_madd_layer(const Linear& linear) {
+    return std::make_unique<FixedPointLayer<Kernel>>(linear);
+}
 
 }  // namespace liif
 #endif

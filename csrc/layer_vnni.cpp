@@ -1,5 +1,4 @@
-// Fixed-point layers for AVX-512 VNNI (the scales: fixed_point.h), at twice the multiply-add rate of float32. As in
-// layer_avx512.cpp, inputs that are zero in a whole block are skipped.
+// Fixed-point layers for AVX-512 VNNI, at twice the multiply-add rate of float32.
 #include "layer.h"
 
 #if defined(__x86_64__)
@@ -8,9 +7,7 @@
 #include <cstring>
 #include <utility>
 
-#include "buffer.h"
-#include "fixed_point.h"
-#include "panels.h"
+#include "fixed_point_layer.h"
 #include "vnni.h"
 
 namespace liif {
@@ -23,21 +20,6 @@ constexpr int kPanel = 4;
 
 // 16-bit words of a stored row of a panel: pairs of vectors share 32 words, the last one has 32 for itself.
 constexpr int64_t kRow = (kPanel + 1) / 2 * 32;
-
-// Place of a column in a stored row, such that interleaving the words of two rows (vpunpcklwd, vpunpckhwd, which work
-// within 128-bit lanes) leaves columns 0-15 in one register and 16-31 in the other.
-int64_t stored_place(int64_t column) {
-    const int64_t half = column % 32 / 16, lane = column % 16 / 4, place = column % 4;
-    return column / 32 * 32 + lane * 8 + half * 4 + place;
-}
-
-// A block's inputs in fixed point, without those that are zero in all of its rows.
-struct Quantised {
-    int16_t* words;    // [rows, stride]
-    int32_t* weights;  // where each input's row of a panel starts, with zeros behind the last
-    float* scales;     // of each row
-    int count;         // inputs, made even by a zero
-};
 
 LIIF_VNNI inline __mmask16 lanes(int64_t left) {
     return left >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << std::max<int64_t>(left, 0)) - 1);
@@ -149,8 +131,6 @@ LIIF_VNNI void quantise(const float* in, int64_t stride, int64_t width, float in
     out.count = count + count % 2;
 }
 
-// out[r][n] = relu(bias[n] + row scale * column scale[n] * sum over the list of words[r][i] * panel[list[i]][n]) for R
-// rows and V vectors of columns; or, with `active`, that sum where active > 0 and else zero.
 template <int R, int V>
 LIIF_VNNI void multiply(const Quantised& in, int64_t word_stride, const int16_t* panel, const float* column_scale,
                         const float* bias, const float* active, float* out, int64_t out_stride) {
@@ -210,103 +190,32 @@ LIIF_VNNI void multiply(const Quantised& in, int64_t word_stride, const int16_t*
     }
 }
 
-using Quantise = void (*)(const float*, int64_t, int64_t, float, int64_t, Quantised&);
-using Multiply = void (*)(const Quantised&, int64_t, const int16_t*, const float*, const float*, const float*, float*,
-                          int64_t);
-
 template <int... R>
 constexpr std::array<Quantise, kRows> quantise_rows(std::integer_sequence<int, R...>) {
     return {quantise<R + 1>...};
 }
 template <int V, int... R>
-constexpr std::array<Multiply, kRows> multiply_rows(std::integer_sequence<int, R...>) {
+constexpr std::array<FixedMultiply, kRows> multiply_rows(std::integer_sequence<int, R...>) {
     return {multiply<R + 1, V>...};
 }
 using Rows = std::make_integer_sequence<int, kRows>;
 // Of V vectors and R rows: kMultiply[V - 1][R - 1].
 constexpr std::array<Quantise, kRows> kQuantise = quantise_rows(Rows());
-constexpr std::array<std::array<Multiply, kRows>, kPanel> kMultiply = {
+constexpr std::array<std::array<FixedMultiply, kRows>, kPanel> kMultiply = {
     multiply_rows<1>(Rows()), multiply_rows<2>(Rows()), multiply_rows<3>(Rows()), multiply_rows<4>(Rows())};
 
-class VnniLayer final : public Layer {
-  public:
-    explicit VnniLayer(const Linear& linear)
-        : in_(linear.in),
-          out_(linear.out),
-          input_max_(largest_input(linear.in)),
-          panels_(split_columns(linear.out, kPanel)),
-          packed_(panels_.size() * static_cast<size_t>(kRow * in_)),
-          column_scale_(static_cast<size_t>(padded(out_))),
-          bias_(static_cast<size_t>(padded(out_))) {
-        std::fill_n(packed_.get(), panels_.size() * static_cast<size_t>(kRow * in_), int16_t{0});
-        std::fill_n(column_scale_.get(), padded(out_), 0.0f);
-        std::fill_n(bias_.get(), padded(out_), 0.0f);
-        if (linear.bias) {
-            std::copy_n(linear.bias, out_, bias_.get());
-        }
-        for (size_t p = 0; p < panels_.size(); ++p) {
-            const int64_t first = panels_[p].first, end = std::min(first + panels_[p].vectors * kVector, out_);
-            for (int64_t n = first; n < end; ++n) {
-                const float* weight = linear.weight + n * in_;
-                const float scale = column_scale(weight, in_);
-                column_scale_[static_cast<size_t>(n)] = 1 / scale;
-                int16_t* column = panel(p) + stored_place(n - first);
-                for (int64_t k = 0; k < in_; ++k) {
-                    column[k * kRow] = fixed_point(weight[k] * scale);
-                }
-            }
-        }
-    }
-
-    int block_rows() const override { return kRows; }
-
-    size_t scratch_bytes() const override {
-        return static_cast<size_t>((kTileRows + kRows + 1) * word_stride()) * sizeof(int16_t) +
-               static_cast<size_t>(kTileRows * word_stride()) * sizeof(int32_t) + kTileRows * sizeof(float);
-    }
-
-    void forward(const Tile& tile, const float* in, const float* active, float* out, char* scratch) const override {
-        const int64_t in_stride = padded(in_), out_stride = padded(out_);
-        int16_t* words = reinterpret_cast<int16_t*>(scratch);
-        int32_t* weights = reinterpret_cast<int32_t*>(words + (kTileRows + kRows + 1) * word_stride());
-        float* scales = reinterpret_cast<float*>(weights + kTileRows * word_stride());
-        std::array<Quantised, kTileRows> quantised;
-        for (size_t b = 0; b < tile.blocks.size(); ++b) {
-            const Block& block = tile.blocks[b];
-            quantised[b] = {words + block.first * word_stride(), weights + static_cast<int64_t>(b) * word_stride(),
-                            scales + block.first, 0};
-            kQuantise[block.count - 1](in + block.first * in_stride, in_stride, in_, input_max_, word_stride(),
-                                       quantised[b]);
-        }
-        // A panel stays in the first-level cache for all of the tile's blocks.
-        for (size_t p = 0; p < panels_.size(); ++p) {
-            const int64_t first = panels_[p].first;
-            for (size_t b = 0; b < tile.blocks.size(); ++b) {
-                const Block& block = tile.blocks[b];
-                const int64_t at = block.first * out_stride + first;
-                kMultiply[panels_[p].vectors - 1][block.count - 1](
-                    quantised[b], word_stride(), panel(p), column_scale_.get() + first, bias_.get() + first,
-                    active ? active + at : nullptr, out + at, out_stride);
-            }
-        }
-    }
-
-  private:
-    int16_t* panel(size_t p) const { return packed_.get() + static_cast<int64_t>(p) * kRow * in_; }
-    // Room for a whole vector past the end.
-    int64_t word_stride() const { return (in_ + 31) / 32 * 32 + 32; }
-
-    int64_t in_, out_;
-    float input_max_;
-    std::vector<Panel> panels_;
-    Buffer<int16_t> packed_;  // panels, each [in, kRow] with columns placed by stored_place
-    Buffer<float> column_scale_;
-    Buffer<float> bias_;
+struct Kernel {
+    static constexpr int64_t kRows = liif::kRows, kPanel = liif::kPanel, kLanes = 16, kRow = liif::kRow;
+    static constexpr size_t kTogether = 1;
+    static constexpr auto& kQuantise = liif::kQuantise;
+    static constexpr auto& kMultiply = liif::kMultiply;
 };
 
 }  // namespace
 
-std::unique_ptr<Layer> make_vnni_layer(const Linear& linear) { return std::make_unique<VnniLayer>(linear); }
+std::unique_ptr<Layer> make_vnni_layer(const Linear& linear) {
+    return std::make_unique<FixedPointLayer<Kernel>>(linear);
+}
 
 }  // namespace liif
 #endif
