@@ -63,8 +63,6 @@ FULL = (
     Shape("x4, initial weights", (48, 48), (192, 192), peers=True),
     Shape("x3.7 by x2.9, 70 x 50 to 203 x 185", (70, 50), (203, 185), weights="trained"),
     Shape("x4, 64 to 256", (64, 64), (256, 256), weights="trained", peers=True, memory=True),
-    Shape("x4, 256 to 1024", (256, 256), (1024, 1024), weights="trained", memory=True),
-    Shape("x4, 540 x 960 to 4K", (540, 960), (2160, 3840), weights="trained"),
     Shape("random queries, 16 x 48 x 48", (48, 48), None, batch=16),
     Shape("narrow, four of 64", (48, 48), (192, 192), hidden=(64,) * 4),
     Shape("wide, four of 512", (48, 48), (192, 192), hidden=(512,) * 4),
@@ -76,6 +74,9 @@ FULL = (
     Shape("training, narrow, four of 64", (48, 48), None, batch=4, hidden=(64,) * 4, backward=True),
     Shape("training, wide, four of 512", (48, 48), None, batch=4, hidden=(512,) * 4, backward=True),
     Shape("training without local_ensemble", (48, 48), None, batch=4, local_ensemble=False, backward=True),
+    # The longest last: a run that is ended early has the others.
+    Shape("x4, 256 to 1024", (256, 256), (1024, 1024), weights="trained", memory=True),
+    Shape("x4, 540 x 960 to 4K", (540, 960), (2160, 3840), weights="trained"),
 )
 # To see that everything runs: what can run at once, and what has to be compiled or exported first.
 TINY = (
