@@ -1,12 +1,14 @@
-"""3 x 3 convolutions for training in half precision on a CPU that has no instructions for it.
+"""Convolutions on a CPU: windows that have the bits of the whole, and training in half precision without instructions.
 
-There torch's bfloat16 convolutions are slower than its float32 ones. These compute in float32 with a quarter of the
-multiplications (Winograd's F(4 x 4, 3 x 3), csrc/winograd.cpp), which costs far less accuracy than bfloat16.
+Where there are none, torch's bfloat16 convolutions are slower than its float32 ones. `convolve` computes in float32
+with a quarter of the multiplications (Winograd's F(4 x 4, 3 x 3), csrc/winograd.cpp), which costs far less accuracy
+than bfloat16.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -193,11 +195,44 @@ def fused_residual_block(x: Tensor, first: nn.Module, second: nn.Module) -> Tens
         return residual_block(*(tensor.float() for tensor in operands))[0]
 
 
+def _steady(x: Tensor, weight: Tensor) -> bool:
+    if x.device.type != "cpu" or x.dtype != torch.float32 or weight.dtype != torch.float32 or x.numel() == 0:
+        return False
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        return False
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        return False
+    return bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)
+
+
+def steady_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    padding: Sequence[int] = (0, 0),
+    stride: Sequence[int] = (1, 1),
+    dilation: Sequence[int] = (1, 1),
+    groups: int = 1,
+) -> Tensor:
+    """F.conv2d that gives a window of a map, channels last, the bits that it has in the whole.
+
+    That is for float32 on a CPU without gradients: torch takes oneDNN for large inputs only, and what it has for small
+    ones adds up in another order on some processors (AMD's).
+    """
+    if _steady(x, weight):
+        result: Tensor = torch.mkldnn_convolution(x, weight, bias, padding, stride, dilation, groups)
+        return result
+    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+
 class Conv2d(nn.Conv2d):
-    """nn.Conv2d that under bfloat16 autocast on a CPU without bfloat16 instructions is not slower than without."""
+    """nn.Conv2d by `steady_conv2d`; under bfloat16 autocast no slower than without on a CPU that lacks bfloat16."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not _bfloat16_wanted(x):
+            if self.padding_mode == "zeros" and not isinstance(self.padding, str):
+                sides = self.padding, self.stride, self.dilation
+                return steady_conv2d(x, self.weight, self.bias, *sides, self.groups)
             return super().forward(x)
         with torch.autocast("cpu", enabled=False):
             x, weight = x.float(), self.weight.float()

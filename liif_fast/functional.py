@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from liif_fast import backends, convolution, reference
@@ -51,17 +50,18 @@ def project(feat: Tensor, params: DecoderParams, precision: str = "auto") -> Ten
         if learning and not feat.is_cuda and convolution.fits(feat.shape[1], kernel.shape[0], tuple(kernel.shape[2:])):
             return convolution.convolve(feat.float(), kernel.float(), None).permute(0, 2, 3, 1).contiguous()
         feat = feat.to(dtype).contiguous(memory_format=torch.channels_last)
-        convolve = _float32_convolution if feat.is_cuda and precision in ("fp32", "tf32x3") else F.conv2d
-        projected = convolve(feat, kernel.to(dtype), padding=kernel.shape[-1] // 2)
+        exact = feat.is_cuda and precision in ("fp32", "tf32x3")
+        convolve = _float32_convolution if exact else convolution.steady_conv2d
+        projected = convolve(feat, kernel.to(dtype), padding=[kernel.shape[-1] // 2] * 2)
     return projected.permute(0, 2, 3, 1).contiguous()
 
 
-def _float32_convolution(feat: Tensor, kernel: Tensor, padding: int) -> Tensor:
+def _float32_convolution(feat: Tensor, kernel: Tensor, padding: list[int]) -> Tensor:
     """conv2d that never rounds to TF32, which cuDNN's convolutions do unless a global switch forbids it."""
     cudnn = torch.backends.cudnn
     deterministic = cudnn.deterministic or torch.are_deterministic_algorithms_enabled()
     tail = (cudnn.benchmark, deterministic, cudnn.enabled, False)
-    sides = [1, 1], [padding, padding], [1, 1]
+    sides = [1, 1], padding, [1, 1]
     result: Tensor = torch.ops.aten._convolution(feat, kernel, None, *sides, False, [0, 0], 1, *tail)
     return result
 

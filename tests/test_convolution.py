@@ -9,7 +9,14 @@ from conftest import seeded
 from torch import Tensor, nn
 
 from liif_fast import convolution
-from liif_fast.convolution import Conv2d, convolve, convolve_weight, residual_block, residual_block_backward
+from liif_fast.convolution import (
+    Conv2d,
+    convolve,
+    convolve_weight,
+    residual_block,
+    residual_block_backward,
+    steady_conv2d,
+)
 from liif_fast.models.edsr import ResBlock
 
 needed = pytest.mark.skipif(
@@ -34,6 +41,20 @@ def results(size: tuple[int, ...], by: object, dtype: torch.dtype = torch.float3
     leaves = operands(size, dtype)
     out = convolve(*leaves) if by is convolve else F.conv2d(*leaves, padding=1)
     return [out.detach(), *torch.autograd.grad(out, leaves, seeded(list(out.shape), 4, 1).to(dtype))]
+
+
+@pytest.mark.parametrize(("channels", "outputs", "kernel"), [(3, 8, 3), (8, 8, 3), (8, 16, 3), (64, 64, 3), (64, 8, 1)])
+@torch.no_grad()
+def test_a_window_has_the_bits_of_the_whole(channels: int, outputs: int, kernel: int) -> None:
+    """Also one that is smaller than what torch gives to oneDNN."""
+    x = seeded([1, channels, 90, 80], 1, 1).contiguous(memory_format=torch.channels_last)
+    weight, bias = seeded([outputs, channels, kernel, kernel], 2, 0.1), seeded([outputs], 3, 1)
+    whole, border = steady_conv2d(x, weight, bias), kernel - 1
+    torch.testing.assert_close(whole, F.conv2d(x, weight, bias), atol=1e-5, rtol=1e-5)
+    for top, left, height, width in ((0, 0, 4, 5), (31, 17, 19, 32), (50, 1, 40, 79), (7, 60, 80, 3), (86, 40, 4, 40)):
+        window = x[:, :, top : top + height, left : left + width].clone(memory_format=torch.channels_last)
+        want = whole[:, :, top : top + height - border, left : left + width - border]
+        assert torch.equal(steady_conv2d(window, weight, bias), want)
 
 
 @needed

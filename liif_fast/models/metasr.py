@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from liif_fast import geometry
+from liif_fast.convolution import steady_conv2d
 from liif_fast.errors import UsageError
 from liif_fast.geometry import Window
 from liif_fast.models.liif import Spec, default_data_norm, encoder_width
@@ -100,7 +101,7 @@ class MetaSR(nn.Module):
     def project(self, feat: Tensor) -> Tensor:
         """The matrix of each pixel of ``feat [B, C, H, W]``: ``[B, H, W, out_dim * 257]``, contiguous."""
         feat = feat.contiguous(memory_format=torch.channels_last)
-        return F.conv2d(feat, self._kernel(), padding=1).permute(0, 2, 3, 1).contiguous()
+        return steady_conv2d(feat, self._kernel(), padding=(1, 1)).permute(0, 2, 3, 1).contiguous()
 
     def decode(self, projected: Tensor, coord: Tensor, cell: Tensor, window: Window) -> Tensor:
         """`query_rgb` without gradients, from `project`'s matrices of the part `window` of the feature map.

@@ -7,10 +7,9 @@ hands to the next is still in the processor's cache. The features are those of t
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from liif_fast.convolution import Conv2d
+from liif_fast.convolution import Conv2d, steady_conv2d
 from liif_fast.models.edsr import EDSR, ResBlock
 
 
@@ -121,7 +120,7 @@ class _Convolution:
         assert seen is not None
         if seen.shape[2] < 3:
             return seen.new_empty(1, layer.out_channels, 0, seen.shape[3])
-        return F.conv2d(seen, layer.weight, layer.bias, padding=(0, 1))
+        return steady_conv2d(seen, layer.weight, layer.bias, padding=(0, 1))
 
     def trim(self) -> None:
         """Keep only the rows that the next ones need."""
