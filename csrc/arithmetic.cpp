@@ -19,7 +19,7 @@ bool has_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
 bool has_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 #else
 bool has_avx512() { return false; }
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+bool has_avx2() { return false; }
 bool has_vnni() { return false; }
 bool has_bf16() { return false; }
 #endif
@@ -27,37 +27,36 @@ bool has_bf16() { return false; }
 }  // namespace
 
 std::vector<std::string> arithmetics(const std::string& precision) {
-    std::vector<std::string> half, found;
-    if (has_bf16() && bf16_brgemm_works()) {
+    // What runs, but is no choice for any precision here, is kept so that its results can be tested on more processors.
+    const bool any = precision == "any";
+    std::vector<std::string> half, full;
+    if ((any || has_bf16()) && bf16_brgemm_works()) {
         half.push_back("brgemm-bf16");
     }
     if (has_vnni()) {
         half.push_back("vnni-int16");
     }
-    if (has_avx2()) {
+    // float32 in vectors of twice the width does as much.
+    if (has_avx2() && (any || !has_avx512())) {
         half.push_back("avx2-int16");
     }
-    if (precision == "bf16") {
-        found = half;
-    }
     if (has_avx512()) {
-        found.push_back("avx512");
+        full.push_back("avx512");
     }
     if (has_avx2()) {
-        found.push_back("avx2");
+        full.push_back("avx2");
     }
     if (brgemm_works()) {
-        found.push_back("brgemm");
+        full.push_back("brgemm");
     }
-    found.push_back("mm");
-    if (precision == "any") {
-        // Runs, but is no choice for any precision here; kept so that its results can be tested on more processors.
-        if (!has_bf16() && bf16_brgemm_works()) {
-            half.push_back("brgemm-bf16");
-        }
-        found.insert(found.end(), half.begin(), half.end());
+    full.push_back("mm");
+    if (any) {
+        full.insert(full.end(), half.begin(), half.end());
+    } else if (precision == "bf16") {
+        half.insert(half.end(), full.begin(), full.end());
+        return half;
     }
-    return found;
+    return full;
 }
 
 std::unique_ptr<Layer> make_layer(const std::string& arithmetic, const Linear& linear) {
