@@ -216,7 +216,7 @@ def main() -> None:
     if args.agreement:
         report = {"what": "liif-fast upscale, default precision against fp32", **describe()}
         report["agreement"] = agreement(args.photos, args.scale)
-        name = "command-agreement.json"
+        name = f"command-agreement-{tag()}.json"
     else:
         report = {"what": "liif-fast upscale, whole process", **describe(), **timings(args)}
         report["load_average_after"] = describe()["load_average"]

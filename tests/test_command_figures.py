@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -22,9 +24,16 @@ def said(pattern: str) -> list[tuple[str, ...]]:
     return found
 
 
-def test_ratios_to_the_demo() -> None:
-    for size, whole, kinder in said(r"at ([\d.]+) megapixels? ([\d.]+) times as fast \(([\d.]+) times\)"):
-        measured = result(f"command-cpu-avx512-{size}-megapixels.json")
+@pytest.mark.parametrize(
+    ("place", "pattern"),
+    [
+        ("cpu-avx512", r"at ([\d.]+) megapixels? ([\d.]+) times as fast \(([\d.]+) times\)"),
+        ("cpu-avx2", r"with AVX2 at ([\d.]+) megapixels? ([\d.]+) times \(([\d.]+) times\)"),
+    ],
+)
+def test_ratios_to_the_demo(place: str, pattern: str) -> None:
+    for size, whole, kinder in said(pattern):
+        measured = result(f"command-{place}-{size}-megapixels.json")
         assert float(whole) == round(measured["times_demo"], 1)
         assert float(kinder) == round(measured["times_kinder_demo"], 1)
 
@@ -41,13 +50,14 @@ def test_shares_of_the_time() -> None:
     assert float(else_) == round(100 * measured["share_beside_arithmetic"], 1)
 
 
-def test_agreement_with_fp32() -> None:
-    measured = result("command-agreement.json")["agreement"]
+@pytest.mark.parametrize("place", ["cpu-avx512", "cpu-avx2"])
+def test_agreement_with_fp32(place: str) -> None:
+    measured = result(f"command-agreement-{place}.json")["agreement"]
     assert measured["beyond_one_level"] <= 0.001
     assert measured["largest_levels"] <= 2
     ((photographs, percent),) = said(r"in (\d+) photographs at most ([\d.]+) % of the samples differ from `fp32`")
     assert int(photographs) == len(measured["photographs"])
     others = [row["other"] for row in measured["photographs"].values()]
-    assert float(percent) == round(100 * max(others), 2)
+    assert round(100 * max(others), 2) <= float(percent)
     assert "by one 8-bit level, none by more" in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert measured["largest_levels"] == 1

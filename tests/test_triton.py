@@ -270,7 +270,7 @@ def test_the_projection_in_float32_is_not_rounded_to_tf32() -> None:
     feat, kernel = seeded((2, 4, 5, 6), 1, 1), seeded((8, 4, 3, 3), 2, 1)
     feat, kernel = feat.to(DEVICE).requires_grad_(), kernel.to(DEVICE).requires_grad_()
     want = F.conv2d(feat.double(), kernel.double(), padding=1)
-    got = torch.compile(functional._float32_convolution, fullgraph=True, backend="aot_eager")(feat, kernel, 1)
+    got = torch.compile(functional._float32_convolution, fullgraph=True, backend="aot_eager")(feat, kernel, [1, 1])
     torch.testing.assert_close(got.double(), want, rtol=0, atol=1e-5)
     for ours, truth in zip(
         torch.autograd.grad(got.sum(), (feat, kernel)), torch.autograd.grad(want.sum(), (feat, kernel)), strict=True
