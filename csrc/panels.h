@@ -7,6 +7,7 @@
 
 #include "buffer.h"
 #include "layer.h"
+#include "rows.h"
 
 namespace liif {
 
@@ -52,6 +53,17 @@ inline Buffer<float> pack_panels(const Linear& linear, const std::vector<Panel>&
         }
     }
     return packed;
+}
+
+// weight [out, in] += sum, which has panels of columns, each [out, vectors * lanes].
+inline void collect_panels(const float* sum, const std::vector<Panel>& panels, int64_t in, int64_t out, int64_t lanes,
+                           float* weight) {
+    for (const Panel& panel : panels) {
+        const int64_t width = panel.vectors * lanes, inside = std::min(width, in - panel.first);
+        for (int64_t n = 0; n < out; ++n) {
+            add_row(sum + panel.first * out + n * width, 1.0f, inside, weight + n * in + panel.first);
+        }
+    }
 }
 
 }  // namespace liif

@@ -1,98 +1,151 @@
-// float32 weight gradients for AVX2. As in weight_gradient_avx512.cpp, outputs whose dz is zero in a whole block of
-// rows are skipped: a block's rows of h stay in registers while its other outputs pass by.
-#include "weight_gradient_skipping.h"
+// float32 weight gradients for AVX2 that skip each dz that is zero. FMAs take their rows of h from the first-level
+// cache, which gives two vectors a cycle, as many as are multiplied: an output's sums for a whole panel of inputs stay
+// in registers while the rows whose dz is not zero pass by.
+#include "weight_gradient.h"
 
 #if defined(__x86_64__)
+#include <algorithm>
 #include <array>
 #include <utility>
+#include <vector>
 
 #include "avx2.h"
+#include "panels.h"
 
 namespace liif {
 namespace {
 
-// Six rows of two vectors keep 12 inputs, two sums and one factor in the 16 registers.
-constexpr int kRows = 6;
-constexpr int kPanel = 2;
+// Vectors of inputs in a panel at most: with one factor they fit into the 16 registers.
+constexpr int64_t kPanel = 8;
+// Rows worked on together, a bit each. A panel of their h takes 16 KB, which the first-level cache keeps.
+constexpr int64_t kTogether = 64;
 
-LIIF_AVX2 int find_outputs(const float* dz, int64_t stride, int rows, int64_t first, int64_t end, int32_t* outputs) {
-    __m256i index =
-        _mm256_add_epi32(_mm256_set1_epi32(static_cast<int>(first)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-    int count = 0;
-    for (int64_t n = first; n < end; n += kLanes) {
-        __m256i any = _mm256_setzero_si256();
-        for (int r = 0; r < rows; ++r) {
-            any = _mm256_or_si256(any, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(dz + r * stride + n)));
-        }
-        const unsigned alive = not_zero(_mm256_slli_epi32(any, 1)) & first_lanes(end - n);
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(outputs + count),
-                            _mm256_permutevar8x32_epi32(index, to_front(alive)));
-        count += __builtin_popcount(alive);
-        index = _mm256_add_epi32(index, _mm256_set1_epi32(kLanes));
+// Eight rows of eight values -> eight columns of eight.
+LIIF_AVX2 inline void transpose(__m256 (&x)[kLanes]) {
+    __m256 pair[kLanes], four[kLanes];
+#pragma GCC unroll 4
+    for (int i = 0; i < kLanes; i += 2) {
+        pair[i] = _mm256_unpacklo_ps(x[i], x[i + 1]);
+        pair[i + 1] = _mm256_unpackhi_ps(x[i], x[i + 1]);
     }
-    return count;
+#pragma GCC unroll 2
+    for (int i = 0; i < kLanes; i += 4) {
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; ++j) {
+            four[i + 2 * j] = _mm256_shuffle_ps(pair[i + j], pair[i + j + 2], 0x44);
+            four[i + 2 * j + 1] = _mm256_shuffle_ps(pair[i + j], pair[i + j + 2], 0xEE);
+        }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+        x[i] = _mm256_permute2f128_ps(four[i], four[i + 4], 0x20);
+        x[i + 4] = _mm256_permute2f128_ps(four[i], four[i + 4], 0x31);
+    }
 }
 
-template <int R, int V>
-LIIF_AVX2 void multiply(const float* dz, int64_t dz_stride, const int32_t* outputs, int count, const float* h,
-                        int64_t h_stride, float* sum) {
-    __m256 value[R][V];
-#pragma GCC unroll 6
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) {
-            value[r][v] = _mm256_load_ps(h + r * h_stride + kLanes * v);
-        }
-    }
-    // As in layer_avx512.cpp: one addressing mode for each row.
-    int64_t one = dz_stride * static_cast<int64_t>(sizeof(float)), three = 3 * one, five = 5 * one;
-    asm("" : "+r"(one), "+r"(three), "+r"(five));
-    const int64_t offsets[kRows] = {0, one, 2 * one, three, 4 * one, five};
-    for (int n = 0; n < count; ++n) {
-        const int64_t i = outputs[n];
-        const char* column = reinterpret_cast<const char*>(dz + i);
-        asm("" : "+r"(column));
-        float* to = sum + i * (V * kLanes);
-        __m256 total[V];
-#pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) {
-            total[v] = _mm256_load_ps(to + kLanes * v);
-        }
-#pragma GCC unroll 6
-        for (int r = 0; r < R; ++r) {
-            const __m256 factor = _mm256_broadcast_ss(reinterpret_cast<const float*>(column + offsets[r]));
-#pragma GCC unroll 2
-            for (int v = 0; v < V; ++v) {
-                total[v] = _mm256_fmadd_ps(factor, value[r][v], total[v]);
+// dz [rows, out] -> columns [padded(out), kTogether], and of each a bit for each value that is not zero.
+LIIF_AVX2 void turn(const float* dz, int64_t stride, int64_t rows, int64_t out, float* columns, uint64_t* alive) {
+    // A cache line of each row at a time: rows may stand a power of two apart, of which the cache keeps few.
+    for (int64_t n = 0; n < out; n += kVector) {
+        std::fill_n(alive + n, kVector, uint64_t{0});
+        for (int64_t r = 0; r < rows; r += kLanes) {
+            for (int64_t m = n; m < n + kVector; m += kLanes) {
+                __m256 x[kLanes];
+#pragma GCC unroll 8
+                for (int64_t i = 0; i < kLanes; ++i) {
+                    x[i] = r + i < rows ? _mm256_loadu_ps(dz + (r + i) * stride + m) : _mm256_setzero_ps();
+                }
+                transpose(x);
+#pragma GCC unroll 8
+                for (int64_t i = 0; i < kLanes; ++i) {
+                    _mm256_store_ps(columns + (m + i) * kTogether + r, x[i]);
+                    const uint64_t found = not_zero(_mm256_slli_epi32(_mm256_castps_si256(x[i]), 1));
+                    alive[m + i] |= found << r;
+                }
             }
         }
-#pragma GCC unroll 2
+    }
+}
+
+LIIF_AVX2 void copy_panel(const float* h, int64_t stride, int64_t rows, int64_t width, float* panel) {
+    for (int64_t r = 0; r < rows; ++r) {
+        std::copy_n(h + r * stride, width, panel + r * width);
+    }
+}
+
+// sum[n][k] += sum_r columns[n][r] * panel[r][k] over the rows that are alive, for V vectors of inputs k.
+template <int V>
+LIIF_AVX2 void multiply(const float* columns, const uint64_t* alive, int64_t out, const float* panel, float* sum) {
+    for (int64_t n = 0; n < out; ++n, columns += kTogether, sum += V * kLanes) {
+        __m256 total[V];
+#pragma GCC unroll 8
         for (int v = 0; v < V; ++v) {
-            _mm256_store_ps(to + kLanes * v, total[v]);
+            total[v] = _mm256_load_ps(sum + kLanes * v);
+        }
+        for (uint64_t left = alive[n]; left; left &= left - 1) {
+            const int64_t r = __builtin_ctzll(left);
+            const __m256 factor = _mm256_broadcast_ss(columns + r);
+            const float* row = panel + r * (V * kLanes);
+#pragma GCC unroll 8
+            for (int v = 0; v < V; ++v) {
+                total[v] = _mm256_fmadd_ps(factor, _mm256_load_ps(row + kLanes * v), total[v]);
+            }
+        }
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) {
+            _mm256_store_ps(sum + kLanes * v, total[v]);
         }
     }
 }
 
-using Multiply = void (*)(const float*, int64_t, const int32_t*, int, const float*, int64_t, float*);
+using Multiply = void (*)(const float*, const uint64_t*, int64_t, const float*, float*);
 
-template <int V, int... R>
-constexpr std::array<Multiply, kRows> for_rows(std::integer_sequence<int, R...>) {
-    return {multiply<R + 1, V>...};
+template <int... V>
+constexpr std::array<Multiply, kPanel> for_vectors(std::integer_sequence<int, V...>) {
+    return {multiply<V + 1>...};
 }
-using Rows = std::make_integer_sequence<int, kRows>;
-// Of V vectors and R rows: kMultiply[V - 1][R - 1].
-constexpr std::array<std::array<Multiply, kRows>, kPanel> kMultiply = {for_rows<1>(Rows()), for_rows<2>(Rows())};
+// Of V vectors: kMultiply[V - 1].
+constexpr auto kMultiply = for_vectors(std::make_integer_sequence<int, kPanel>());
 
-struct Kernel {
-    static constexpr int64_t kPanel = liif::kPanel, kWide = kLanes;
-    static constexpr auto& find_outputs = liif::find_outputs;
-    static constexpr auto& kMultiply = liif::kMultiply;
+class Avx2WeightGradient final : public WeightGradient {
+  public:
+    Avx2WeightGradient(int64_t in, int64_t out) : in_(in), out_(out), panels_(split_columns(in, kPanel, kLanes)) {}
+
+    size_t scratch_bytes() const override {
+        const int64_t width = padded(out_);
+        return static_cast<size_t>(width) * sizeof(uint64_t) +
+               static_cast<size_t>(kTogether * (width + kPanel * kLanes)) * sizeof(float);
+    }
+
+    // sum: panels, each [out, vectors * kLanes].
+    void add(const Tile& tile, const float* dz, const float* h, float* sum, char* scratch) const override {
+        const int64_t dz_stride = padded(out_), h_stride = padded(in_);
+        float *columns = reinterpret_cast<float*>(scratch), *rows_of_h = columns + kTogether * dz_stride;
+        uint64_t* alive = reinterpret_cast<uint64_t*>(rows_of_h + kTogether * kPanel * kLanes);
+        for (int64_t first = 0; first < tile.rows; first += kTogether) {
+            const int64_t rows = std::min(kTogether, tile.rows - first);
+            turn(dz + first * dz_stride, dz_stride, rows, out_, columns, alive);
+            for (const Panel& panel : panels_) {
+                copy_panel(h + first * h_stride + panel.first, h_stride, rows, panel.vectors * kLanes, rows_of_h);
+                kMultiply[static_cast<size_t>(panel.vectors - 1)](columns, alive, out_, rows_of_h,
+                                                                  sum + panel.first * out_);
+            }
+        }
+    }
+
+    void collect(const float* sum, float* weight) const override {
+        collect_panels(sum, panels_, in_, out_, kLanes, weight);
+    }
+
+  private:
+    int64_t in_, out_;
+    std::vector<Panel> panels_;
 };
 
 }  // namespace
 
 std::unique_ptr<WeightGradient> make_avx2_weight_gradient(int64_t in, int64_t out) {
-    return std::make_unique<SkippingWeightGradient<Kernel>>(in, out);
+    return std::make_unique<Avx2WeightGradient>(in, out);
 }
 
 }  // namespace liif
