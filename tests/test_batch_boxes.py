@@ -5,68 +5,33 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from boxed import ALL, RESULT, content, count, lay_boxed_desk, run, undivided
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tiny import lay_desk, names, photo, tiny_liif, upscale
+from tiny import names, photo, tiny_liif, upscale
 
-from liif_fast import batch, checkpoint, files, streaming
+from liif_fast import checkpoint, files, streaming
 from liif_fast.batch import boxes
-from liif_fast.batch.boxes import Gathering
 from liif_fast.batch.manifest import FOLDER, Manifest
 from liif_fast.batch.plan import Item
-from liif_fast.batch.runner import Outcome, Runner
 from liif_fast.conversion import Converter, Settings
 from liif_fast.errors import LiifError
 from liif_fast.streaming import TILE
 
 pytest.importorskip("zarr")
-RESULT = "photo_x4.5.zarr"
-ALL = 6  # boxes of 576 x 432 pixels
 
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A photograph whose result has six boxes of one chunk."""
-    lay_desk(tmp_path, monkeypatch)
-    checkpoint.save(tiny_liif(seed=3), "model.safetensors")
-    monkeypatch.setattr(boxes, "SIDE", TILE)
+    lay_boxed_desk(tmp_path, monkeypatch)
     return tmp_path
-
-
-def run(capsys: Any, *arguments: str, code: int = 0, source: str = "photo.png") -> dict[str, Any]:
-    """What the command says of the one picture."""
-    assert upscale(source, "-o", "out/", "-s", "4.5", "--format", "zarr", "--json", *arguments) == code
-    (line,) = capsys.readouterr().out.splitlines()
-    record: dict[str, Any] = json.loads(line)
-    return record
-
-
-def count(made: int, skipped: int = 0, whole: bool = True) -> dict[str, Any]:
-    return {"made": made, "skipped": skipped, "all": ALL, "whole": whole}
-
-
-def content(store: Path | str) -> dict[str, bytes]:
-    root = Path(store)
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-
-
-def undivided(source: str = "photo.png", *arguments: str) -> dict[str, bytes]:
-    """The zarr of a command that names it, which is made at once."""
-    assert upscale(source, "-o", "whole.zarr", "-s", "4.5", "--overwrite", "-q", *arguments) == 0
-    return content("whole.zarr")
 
 
 def chunk(number: int) -> Path:
@@ -312,134 +277,3 @@ def test_a_file_in_the_place_of_the_result(desk: Path, capsys: Any) -> None:
     record = run(capsys, "--overwrite", code=1)
     assert "expected a zarr folder to replace, got a file" in record["error"]
     assert Path("out", RESULT).read_text() == "precious"
-
-
-# -- many at once ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("locks", [True, False])
-def test_processes_that_make_the_same_boxes_at_once(
-    locks: bool, desk: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each in another order, into a result that is there already: nobody fails, nothing but the result is left."""
-    if not locks:
-        monkeypatch.setattr(batch.manifest, "_lock", lambda file, wait=False: False)
-    run(capsys, "--precision", "bf16")
-    how = Settings({"scale": 4.5}, "model.safetensors")
-    items = boxes.divide([Item(Path("photo.png"), Path("out", RESULT))], how)
-    told: list[Outcome] = []
-    threads = []
-    for turn in range(3):
-        mine = items[2 * turn :] + items[: 2 * turn]
-        manifest = Manifest(Path("out"), how.identity())
-        runner = Runner(Converter(how), Gathering(mine, told.append, manifest), manifest, overwrite=True)
-        threads.append(threading.Thread(target=runner.run, args=(mine,)))
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(told) == 3
-    if locks:
-        assert [outcome.error for outcome in told] == [None] * 3
-        assert all(outcome.boxes is not None and outcome.boxes.whole for outcome in told)
-        assert names(desk / "out") == [RESULT]
-    assert content(Path("out", RESULT)) == undivided()
-
-
-def test_another_process_makes_the_rest_in_the_middle_of_a_box(
-    desk: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The folder that is written into has got the result's name: what is written then is nothing, and is removed."""
-    opened, inner = streaming.staying, []
-
-    @contextmanager
-    def overtaken(folder: Path) -> Iterator[None]:
-        with opened(folder):
-            if len(inner) == 0:
-                inner.append(folder)
-                inner.append(upscale("photo.png", "-o", "out/", "-s", "4.5", "--format", "zarr", "-q"))
-            yield
-
-    monkeypatch.setattr(streaming, "staying", overtaken)
-    assert run(capsys)["boxes"] == count(0, ALL)
-    assert inner[1:] == [0]
-    assert content(Path("out", RESULT)) == undivided()
-    assert names(desk / "out") == [RESULT]
-
-
-@pytest.mark.parametrize("late", ["before the old one steps aside", "after"])
-def test_the_quicker_of_two_gives_the_result_its_name(late: str, tmp_path: Path, monkeypatch: Any) -> None:
-    """The other's result is put in place in the middle of ours."""
-    for name, text in (("made", "new"), ("x.zarr", "old")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "zarr.json").write_text(text)
-    honest, calls = os.replace, []
-
-    def interleaved(source: Path, target: Path) -> None:
-        calls.append(source)
-        if len(calls) == (1 if late == "after" else 0) + 1:
-            if (tmp_path / "x.zarr").exists():
-                shutil.rmtree(tmp_path / "x.zarr")
-            os.rename(tmp_path / "made", tmp_path / "x.zarr")
-        honest(source, target)
-
-    monkeypatch.setattr(os, "replace", interleaved)
-    with pytest.raises(FileNotFoundError):
-        files.put(tmp_path / "made", tmp_path / "x.zarr")
-    assert (tmp_path / "x.zarr" / "zarr.json").read_text() == "new"
-    assert [path.name for path in tmp_path.iterdir()] == ["x.zarr"]
-
-
-def test_interrupted_and_resumed(desk: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    put, calls = streaming._write_zarr, []
-
-    def interrupted(*arguments: Any) -> None:
-        put(*arguments)
-        calls.append(1)
-        if len(calls) % 3 == 0:
-            signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setattr(streaming, "_write_zarr", interrupted)
-    command = ("photo.png", "-o", "out/", "-s", "4.5", "--format", "zarr", "-q")
-    for arguments in ([], ["--precision", "bf16"]):
-        assert upscale(*command, *arguments) == 130
-    assert len(stores := names(desk / "out")) == 2
-    assert all(name.startswith(".photo_x4.5.") and name.endswith(".boxes.zarr") for name in stores)
-    monkeypatch.undo()
-    os.chdir(desk)
-    monkeypatch.setattr(boxes, "SIDE", TILE)
-    assert run(capsys, "--resume")["boxes"] == count(4, 2)
-    # What there is of the same result by other settings is not of use any more.
-    assert names(desk / "out") == [RESULT]
-    assert content(Path("out", RESULT)) == undivided()
-
-
-def test_killed_and_resumed(desk: Path, capsys: Any) -> None:
-    arguments = ["upscale", "photo.png", "-o", "out/", "-s", "7.5", "--format", "zarr"]
-    arguments += ["--model", "model.safetensors"]
-    program = f"""
-import sys
-from liif_fast.batch import boxes
-from liif_fast.cli import main
-boxes.SIDE = {TILE}
-sys.exit(main({arguments!r}))
-"""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-
-    def noted() -> int:
-        return sum(path.read_text().count('"result"') for path in Path("out").glob(f"{FOLDER}/*.jsonl"))
-
-    with subprocess.Popen([sys.executable, "-c", program], env=environment) as process:
-        while process.poll() is None and noted() < 4:
-            time.sleep(0.01)
-        process.kill()
-    done = noted()
-    assert 4 <= done < 12
-    (unfinished,) = names(desk / "out")
-    assert unfinished.endswith(".boxes.zarr")
-    assert upscale(*arguments[1:], "--resume", "--json") == 0
-    record = json.loads(capsys.readouterr().out)
-    assert record["boxes"] == {"made": 12 - done, "skipped": done, "all": 12, "whole": True}
-    assert names(desk / "out") == ["photo_x7.5.zarr"]
-    assert upscale("photo.png", "-o", "whole.zarr", "-s", "7.5", "-q") == 0
-    assert content("out/photo_x7.5.zarr") == content("whole.zarr")
