@@ -19,7 +19,7 @@ from benchmarks.shapes import Shape
 from liif_fast import extension
 
 LONG = 300.0  # seconds: where one call of each takes longer, those calls are all there is
-SLOW = 10.0  # seconds of a contender's first call from which on it may be its only one
+SLOW = 4.0  # seconds of a contender's first call from which on it may be its only one
 TOO_LONG = 120.0  # seconds of one call of a contender, but for the baseline, that is not worth its time
 ROUNDS = (3, 15)  # at least and at most
 Seconds = dict[str, list[float]]
@@ -97,8 +97,8 @@ def race(
     """Compare every contender's result with the reference's, then time all.
 
     The first call of each, which compiles what is to be compiled, is the comparison's and does not count; unless
-    those calls together take longer than LONG: then they are the only round. A contender that takes longer than the
-    budget (and SLOW) without compiling has only that one.
+    those calls together take longer than LONG: then they are the only round. A contender whose ROUNDS[0] calls would
+    take longer than the budget, and each longer than SLOW, without compiling has only that one.
 
     Returns (differences from the reference, seconds of each round, GFLOP/s of each bare product's fastest round).
     """
@@ -117,7 +117,7 @@ def race(
         seconds = {name: [value] for name, value in first.items()}
         measured = interleave(bare_calls, ROUNDS[0])
     else:
-        slow = {name for name in list(calls)[1:] if first[name] > max(budget, SLOW) and not prepared(name)}
+        slow = {name for name in list(calls)[1:] if first[name] > max(budget / ROUNDS[0], SLOW) and not prepared(name)}
         racers = {name: call for name, call in calls.items() if name not in slow}
         both = interleave(racers | bare_calls, ROUNDS[1], budget, warm=True)
         seconds = {name: [first[name]] if name in slow else both[name] for name in calls}
