@@ -43,31 +43,38 @@ LIIF_AVX2 inline void transpose(__m256 (&x)[kLanes]) {
     }
 }
 
+// Eight rows and columns of dz, zero behind the last row, -> eight columns kTogether apart, and in `alive` of each a
+// bit from `first` on for each value that is not zero.
+LIIF_AVX2 inline void turn_eight(const float* dz, int64_t stride, int64_t rows, int64_t first, float* columns,
+                                 uint64_t* alive) {
+    __m256 x[kLanes];
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < kLanes; ++i) {
+        x[i] = i < rows ? _mm256_loadu_ps(dz + i * stride) : _mm256_setzero_ps();
+    }
+    transpose(x);
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < kLanes; ++i) {
+        _mm256_store_ps(columns + i * kTogether, x[i]);
+        const uint64_t found = not_zero(_mm256_slli_epi32(_mm256_castps_si256(x[i]), 1));
+        alive[i] |= found << first;
+    }
+}
+
 // dz [rows, out] -> columns [padded(out), kTogether], and of each a bit for each value that is not zero.
 LIIF_AVX2 void turn(const float* dz, int64_t stride, int64_t rows, int64_t out, float* columns, uint64_t* alive) {
+    std::fill_n(alive, padded(out), uint64_t{0});
     // A cache line of each row at a time: rows may stand a power of two apart, of which the cache keeps few.
     for (int64_t n = 0; n < out; n += kVector) {
-        std::fill_n(alive + n, kVector, uint64_t{0});
         for (int64_t r = 0; r < rows; r += kLanes) {
             for (int64_t m = n; m < n + kVector; m += kLanes) {
-                __m256 x[kLanes];
-#pragma GCC unroll 8
-                for (int64_t i = 0; i < kLanes; ++i) {
-                    x[i] = r + i < rows ? _mm256_loadu_ps(dz + (r + i) * stride + m) : _mm256_setzero_ps();
-                }
-                transpose(x);
-#pragma GCC unroll 8
-                for (int64_t i = 0; i < kLanes; ++i) {
-                    _mm256_store_ps(columns + (m + i) * kTogether + r, x[i]);
-                    const uint64_t found = not_zero(_mm256_slli_epi32(_mm256_castps_si256(x[i]), 1));
-                    alive[m + i] |= found << r;
-                }
+                turn_eight(dz + r * stride + m, stride, rows - r, r, columns + m * kTogether + r, alive + m);
             }
         }
     }
 }
 
-LIIF_AVX2 void copy_panel(const float* h, int64_t stride, int64_t rows, int64_t width, float* panel) {
+void copy_panel(const float* h, int64_t stride, int64_t rows, int64_t width, float* panel) {
     for (int64_t r = 0; r < rows; ++r) {
         std::copy_n(h + r * stride, width, panel + r * width);
     }

@@ -1,4 +1,4 @@
-"""What the README says of the whole command is what was measured."""
+"""What the README says of the whole command and of training is what was measured."""
 
 from __future__ import annotations
 
