@@ -15,24 +15,24 @@ bool has_avx512() {
 }
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 bool has_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
-// Without these instructions the bfloat16 kernels convert in every step and are slower than float32.
-bool has_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 #else
 bool has_avx512() { return false; }
 bool has_avx2() { return false; }
 bool has_vnni() { return false; }
-bool has_bf16() { return false; }
 #endif
 
 }  // namespace
+
+#if defined(__x86_64__)
+bool has_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+#else
+bool has_bf16() { return false; }
+#endif
 
 std::vector<std::string> arithmetics(const std::string& precision) {
     // What runs, but is no choice for any precision here, is kept so that its results can be tested on more processors.
     const bool any = precision == "any";
     std::vector<std::string> half, full;
-    if ((any || has_bf16()) && bf16_brgemm_works()) {
-        half.push_back("brgemm-bf16");
-    }
     if (has_vnni()) {
         half.push_back("vnni-int16");
     }
@@ -80,9 +80,6 @@ std::unique_ptr<Layer> make_layer(const std::string& arithmetic, const Linear& l
 #endif
     if (arithmetic == "brgemm") {
         return make_brgemm_layer(linear);
-    }
-    if (arithmetic == "brgemm-bf16") {
-        return make_bf16_layer(linear);
     }
     return make_mm_layer(linear);
 }

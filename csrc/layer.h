@@ -55,27 +55,27 @@ class Layer {
 
 // What this processor and this libtorch can run for a precision ("fp32" or "bf16"), best first; "any" lists all that
 // runs.
-//   avx512       float32, own kernel, skips units that the ReLU has zeroed
-//   avx2         the same for AVX2
-//   brgemm       float32, oneDNN's batch-reduce GEMM through libtorch
-//   mm           float32, at::mm
-//   brgemm-bf16  bfloat16, oneDNN's batch-reduce GEMM through libtorch
-//   vnni-int16   16-bit fixed point with a scale for each row and column, skips zeroed units
-//   avx2-int16   the same for AVX2
+//   avx512      float32, own kernel, skips units that the ReLU has zeroed
+//   avx2        the same for AVX2
+//   brgemm      float32, oneDNN's batch-reduce GEMM through libtorch
+//   mm          float32, at::mm
+//   vnni-int16  16-bit fixed point with a scale for each row and column, skips zeroed units
+//   avx2-int16  the same for AVX2
 std::vector<std::string> arithmetics(const std::string& precision);
+
+// Whether this processor multiplies bfloat16, so that torch's own convolutions of it are fast.
+bool has_bf16();
 
 // Throws std::invalid_argument for an arithmetic that is not one of them.
 std::unique_ptr<Layer> make_layer(const std::string& arithmetic, const Linear& linear);
 
 // Behind make_layer; own kernels exist on x86-64 only.
 std::unique_ptr<Layer> make_brgemm_layer(const Linear& linear);
-std::unique_ptr<Layer> make_bf16_layer(const Linear& linear);
 std::unique_ptr<Layer> make_mm_layer(const Linear& linear);
 std::unique_ptr<Layer> make_avx512_layer(const Linear& linear);
 std::unique_ptr<Layer> make_vnni_layer(const Linear& linear);
 std::unique_ptr<Layer> make_avx2_layer(const Linear& linear);
 std::unique_ptr<Layer> make_madd_layer(const Linear& linear);
 bool brgemm_works();
-bool bf16_brgemm_works();
 
 }  // namespace liif

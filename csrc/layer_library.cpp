@@ -1,5 +1,5 @@
-// Layers on libtorch's matrix products, for every processor: oneDNN's batch-reduce GEMM (float32, bfloat16) where
-// libtorch exports it and the processor can run it, else at::mm.
+// Layers on libtorch's matrix products, for every processor: oneDNN's batch-reduce GEMM where libtorch exports it and
+// the processor can run it, else at::mm.
 #include <ATen/core/Tensor.h>
 #include <ATen/native/CPUBlas.h>
 #include <ATen/ops/from_blob.h>
@@ -95,57 +95,6 @@ class BrgemmLayer final : public Layer {
 };
 #endif
 
-#ifdef CPUBLAS_BRGEMM_BF16BF16F32
-class Bf16Layer final : public Layer {
-  public:
-    explicit Bf16Layer(const Linear& linear)
-        : in_((linear.in + 1) / 2 * 2),
-          width_(linear.in),
-          out_(linear.out),
-          packed_(static_cast<size_t>(padded(out_) * in_)),
-          bias_(pad_bias(linear)) {
-        std::fill_n(packed_.get(), padded(out_) * in_, at::BFloat16(0.0f));
-        for (int64_t n = 0; n < out_; ++n) {
-            const int64_t first = n / kPanel * kPanel, columns = panel_columns(kPanel, out_, first);
-            at::BFloat16* column = packed_.get() + first * in_ + (n - first) * 2;
-            for (int64_t k = 0; k < width_; ++k) {
-                column[k / 2 * columns * 2 + k % 2] = linear.weight[n * width_ + k];
-            }
-        }
-    }
-
-    size_t scratch_bytes() const override { return static_cast<size_t>(kTileRows * in_) * sizeof(at::BFloat16); }
-
-    void forward(const Tile& tile, const float* in, const float* active, float* out, char* scratch) const override {
-        auto* half = reinterpret_cast<at::BFloat16*>(scratch);
-        for (int64_t r = 0; r < tile.rows; ++r) {
-            for (int64_t k = 0; k < width_; ++k) {
-                half[r * in_ + k] = in[r * padded(width_) + k];
-            }
-            std::fill(half + r * in_ + width_, half + (r + 1) * in_, at::BFloat16(0.0f));
-        }
-        const int64_t stride = padded(out_);
-        for (int64_t n = 0; n < out_; n += kPanel) {
-            const int64_t columns = panel_columns(kPanel, out_, n);
-            blas::brgemm(tile.rows, columns, in_, in_, columns, stride, false, half, packed_.get() + n * in_, out + n);
-            finish(out + n, active ? active + n : nullptr, stride, tile.rows, columns, bias_.get() + n);
-        }
-    }
-
-    // Gives back the processor's matrix tiles.
-    void release() const override { blas::brgemm_release(true); }
-
-  private:
-    static constexpr int64_t kPanel = 64;
-
-    int64_t in_;     // inputs, even
-    int64_t width_;  // inputs
-    int64_t out_;
-    Buffer<at::BFloat16> packed_;  // panels, each [in / 2, columns, 2]
-    Buffer<float> bias_;
-};
-#endif
-
 class MmWeightGradient final : public WeightGradient {
   public:
     MmWeightGradient(int64_t in, int64_t out) : in_(in), out_(out) {}
@@ -171,10 +120,10 @@ class MmWeightGradient final : public WeightGradient {
     int64_t in_, out_;
 };
 
+#ifdef CPUBLAS_BRGEMM_F32F32F32
 // Whether a small layer runs and is right: brgemm throws on a processor that it has no kernel for. The sizes are odd,
 // so that paddings and a partial panel are looked at too.
-template <typename L>
-bool runs() {
+bool brgemm_runs() {
     constexpr int64_t in = 37, out = 83, rows = 3;
     const Buffer<float> weight(out * in), bias(out), from(rows * padded(in)), to(rows * padded(out));
     for (int64_t i = 0; i < out * in; ++i) {
@@ -185,14 +134,14 @@ bool runs() {
     }
     std::fill_n(bias.get(), out, 0.5f);
     try {
-        const L layer({weight.get(), bias.get(), in, out});
+        const BrgemmLayer layer({weight.get(), bias.get(), in, out});
         const Buffer<char> scratch(layer.scratch_bytes());
         layer.forward({rows, {}}, from.get(), nullptr, to.get(), scratch.get());
         layer.release();
     } catch (const std::exception&) {
         return false;
     }
-    // Small whole numbers, so that bfloat16 inputs and float32 sums are exact.
+    // Small whole numbers, so that sums are exact.
     for (int64_t r = 0; r < rows; ++r) {
         for (int64_t n = 0; n < out; ++n) {
             float sum = 0.5f;
@@ -206,6 +155,7 @@ bool runs() {
     }
     return true;
 }
+#endif
 
 }  // namespace
 
@@ -217,24 +167,13 @@ std::unique_ptr<WeightGradient> make_mm_weight_gradient(int64_t in, int64_t out)
 
 #ifdef CPUBLAS_BRGEMM_F32F32F32
 bool brgemm_works() {
-    static const bool works = runs<BrgemmLayer>();
+    static const bool works = brgemm_runs();
     return works;
 }
 std::unique_ptr<Layer> make_brgemm_layer(const Linear& linear) { return std::make_unique<BrgemmLayer>(linear); }
 #else
 bool brgemm_works() { return false; }
 std::unique_ptr<Layer> make_brgemm_layer(const Linear& linear) { return make_mm_layer(linear); }
-#endif
-
-#ifdef CPUBLAS_BRGEMM_BF16BF16F32
-bool bf16_brgemm_works() {
-    static const bool works = runs<Bf16Layer>();
-    return works;
-}
-std::unique_ptr<Layer> make_bf16_layer(const Linear& linear) { return std::make_unique<Bf16Layer>(linear); }
-#else
-bool bf16_brgemm_works() { return false; }
-std::unique_ptr<Layer> make_bf16_layer(const Linear& linear) { return make_mm_layer(linear); }
 #endif
 
 }  // namespace liif

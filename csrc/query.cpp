@@ -154,6 +154,7 @@ TORCH_LIBRARY_FRAGMENT(liif_fast, m) {
     m.def("cpu_compiler() -> str", []() { return std::string(__VERSION__); });
     m.def("cpu_arithmetics(str precision) -> str[]",
           [](const std::string& precision) { return arithmetics(precision); });
+    m.def("cpu_has_bf16() -> bool", []() { return has_bf16(); });
 }
 
 TORCH_LIBRARY_IMPL(liif_fast, CPU, m) {

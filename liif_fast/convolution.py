@@ -1,8 +1,9 @@
-"""Convolutions on a CPU: windows that have the bits of the whole, and training in half precision without instructions.
+"""Convolutions on a CPU: windows that have the bits of the whole, and training under bfloat16 autocast.
 
-Where there are none, torch's bfloat16 convolutions are slower than its float32 ones. `convolve` computes in float32
-with a quarter of the multiplications (Winograd's F(4 x 4, 3 x 3), csrc/winograd.cpp), which costs far less accuracy
-than bfloat16.
+There `convolve` computes in float32 with a quarter of the multiplications (Winograd's F(4 x 4, 3 x 3),
+csrc/winograd.cpp), which costs far less accuracy than bfloat16. On a processor without instructions for bfloat16
+torch's convolutions of it are slower than those of float32; with them a single one is faster than `convolve`, but a
+fused residual block is not.
 """
 
 from __future__ import annotations
@@ -18,11 +19,8 @@ from torch import Tensor, nn
 from liif_fast import extension
 
 # Looked up once: torch.compile traces through the choice.
-WANTED = (
-    extension.import_error is None
-    and extension.BEST["bf16"] != "brgemm-bf16"
-    and bool(torch.ops.liif_fast.cpu_winograd_works())
-)
+WANTED = extension.import_error is None and bool(torch.ops.liif_fast.cpu_winograd_works())
+NATIVE = WANTED and bool(torch.ops.liif_fast.cpu_has_bf16())
 
 
 def fits(channels: int, outputs: int, kernel: tuple[int, ...]) -> bool:
@@ -167,7 +165,7 @@ residual_block.register_autograd(_differentiate_block, setup_context=_remember_b
 
 
 def _bfloat16_wanted(x: Tensor) -> bool:
-    """Whether a layer is asked for bfloat16 where float32 by `convolve` is faster."""
+    """Whether a layer is asked for bfloat16 where `convolve` runs."""
     half = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
     return half and torch.get_autocast_dtype("cpu") is torch.bfloat16 and WANTED
 
@@ -229,7 +227,7 @@ class Conv2d(nn.Conv2d):
     """nn.Conv2d by `steady_conv2d`; under bfloat16 autocast no slower than without on a CPU that lacks bfloat16."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not _bfloat16_wanted(x):
+        if NATIVE or not _bfloat16_wanted(x):
             if self.padding_mode == "zeros" and not isinstance(self.padding, str):
                 sides = self.padding, self.stride, self.dilation
                 return steady_conv2d(x, self.weight, self.bias, *sides, self.groups)

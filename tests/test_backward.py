@@ -12,7 +12,7 @@ from small import questions, tiny
 from test_reference import check_golden_gradients
 from torch import Tensor
 
-from liif_fast import backends, ops, reference
+from liif_fast import backends, extension, ops, reference
 from liif_fast.errors import BackendError
 from liif_fast.functional import Window, project, query
 from liif_fast.geometry import make_cell, make_coord
@@ -85,6 +85,15 @@ def test_golden_gradients(backend: str, case: GoldenCase) -> None:
     out = query(case.feat, case.coord, case.cell, case.params, backend=backend)
     (out * seeded(list(out.shape), case.spec["seed"] + 200, 1)).sum().backward()
     check_golden_gradients(case)
+
+
+@pytest.mark.parametrize("arithmetic", extension.arithmetics("any"))
+def test_golden_gradients_by_every_arithmetic(monkeypatch: pytest.MonkeyPatch, arithmetic: str) -> None:
+    """Also by those that another processor would take."""
+    monkeypatch.setitem(extension.BEST, "bf16" if arithmetic.endswith("int16") else "fp32", arithmetic)
+    for case in golden_cases():
+        if case.spec["grad"]:
+            check_against_truth("cpu", case.feat, case.coord, case.cell, case.params)
 
 
 @pytest.mark.parametrize("switches", SWITCHES)

@@ -1,4 +1,4 @@
-"""Convolutions for training in half precision without instructions for it: exact enough, of any size, and when used."""
+"""Convolutions for training under bfloat16 autocast: exact enough, of any size, and when used."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from liif_fast.models.edsr import ResBlock
 
 needed = pytest.mark.skipif(
     not convolution.fits(16, 16, (3, 3)),
-    reason="this processor has bfloat16 or neither AVX-512 nor AVX2, or the extension is not built",
+    reason="this processor has neither AVX-512 nor AVX2, or the extension is not built",
 )
 SIZES = [(1, 16, 16, 1, 1), (2, 16, 32, 5, 9), (1, 64, 256, 13, 8), (3, 32, 80, 21, 4)]
 
@@ -89,7 +89,10 @@ def test_opcheck() -> None:
 
 @needed
 @pytest.mark.parametrize(("channels", "outputs", "kernel"), [(16, 16, 3), (3, 16, 3), (16, 16, 1)])
-def test_a_layer_under_autocast_is_that_of_float32(channels: int, outputs: int, kernel: int) -> None:
+def test_a_layer_under_autocast_is_that_of_float32_without_instructions_for_bfloat16(
+    monkeypatch: pytest.MonkeyPatch, channels: int, outputs: int, kernel: int
+) -> None:
+    monkeypatch.setattr(convolution, "NATIVE", False)
     torch.manual_seed(0)
     layer, plain = (make(channels, outputs, kernel, padding=kernel // 2) for make in (Conv2d, nn.Conv2d))
     layer.load_state_dict(plain.state_dict())
@@ -99,6 +102,15 @@ def test_a_layer_under_autocast_is_that_of_float32(channels: int, outputs: int, 
         got = layer(x.bfloat16())
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, plain(x.bfloat16().float()), rtol=1e-5, atol=1e-5)
+
+
+@needed
+def test_a_layer_under_autocast_is_torchs_with_instructions_for_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution, "NATIVE", True)
+    layer, plain = Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+    layer.load_state_dict(plain.state_dict())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(layer(seeded([2, 16, 7, 6], 1, 1)), plain(seeded([2, 16, 7, 6], 1, 1)))
 
 
 def block_results(block: ResBlock, x: Tensor, half: bool) -> list[Tensor]:
@@ -123,7 +135,10 @@ def test_a_fused_residual_block_is_that_of_float32(size: tuple[int, ...]) -> Non
 
 
 @needed
-def test_a_fused_block_differs_from_its_layers_by_rounding_alone_and_gives_way_to_hooks() -> None:
+def test_a_fused_block_differs_from_its_layers_by_rounding_alone_and_gives_way_to_hooks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(convolution, "NATIVE", False)
     torch.manual_seed(0)
     block, calls = ResBlock(16, 1.0), []
     x = seeded([2, 16, 9, 7], 1, 1).requires_grad_()

@@ -15,7 +15,7 @@ BACKWARD = True  # it has gradients of the map and of the weights
 # fp16 runs in float32 arithmetic; bf16 in the fastest that is at least as accurate as bfloat16 (csrc/layer.h).
 PRECISIONS = ("fp32", "bf16", "fp16")
 # The fastest whose results are those of fp32 when they are rounded to 8 bits, but for some that lie between two levels:
-# 16-bit fixed point is (benchmarks/results/command-agreement-*.json), bfloat16 is not.
+# 16-bit fixed point is (benchmarks/results/command-agreement-*.json).
 EIGHT_BIT_PRECISION = "bf16" if extension.BEST["bf16"].endswith("int16") else "fp32"
 
 
