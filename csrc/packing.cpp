@@ -19,6 +19,9 @@ namespace {
 static_assert(kVector == 16, "one bit of a mask for each value of a vector");
 
 #if defined(__x86_64__)
+// What is unpacked comes from memory, in runs too short for the processor to have fetched the next of them by itself.
+constexpr int64_t kAhead = 2048;  // bytes
+
 LIIF_AVX512 void pack_avx512(const float* values, int64_t vectors, int64_t rows, char* to) {
     for (int64_t r = 0; r < rows; ++r) {
         char* masks = to;
@@ -38,6 +41,7 @@ LIIF_AVX512 void unpack_avx512(const char* from, int64_t vectors, int64_t rows, 
         const char* masks = from;
         from += vectors * static_cast<int64_t>(sizeof(uint16_t));
         for (int64_t v = 0; v < vectors; ++v, values += kVector) {
+            _mm_prefetch(from + kAhead, _MM_HINT_T0);
             uint16_t mask;
             std::memcpy(&mask, masks + v * static_cast<int64_t>(sizeof(uint16_t)), sizeof(uint16_t));
             _mm512_storeu_si512(values, _mm512_maskz_expand_epi32(mask, _mm512_loadu_si512(from)));
@@ -65,6 +69,7 @@ LIIF_AVX2 void unpack_avx2(const char* from, int64_t vectors, int64_t rows, floa
         const char* masks = from;
         from += vectors * static_cast<int64_t>(sizeof(uint16_t));
         for (int64_t half = 0; half < 2 * vectors; ++half, values += kLanes) {
+            _mm_prefetch(from + kAhead, _MM_HINT_T0);
             const unsigned mask = static_cast<uint8_t>(masks[half]);
             const __m256i found = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
             _mm256_storeu_si256(reinterpret_cast<__m256i*>(values), from_front(mask, found));
