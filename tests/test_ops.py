@@ -7,12 +7,12 @@ import torch
 from conftest import random_params, seeded
 from torch import Tensor
 
-from liif_fast import ops
+from liif_fast import implementations, ops
 from liif_fast.backends import available_backends, unusable_reason
 from liif_fast.functional import project, query
 from liif_fast.params import DecoderParams
 
-BACKENDS = [name for name in ops.KERNELS if name in available_backends()] or ["absent"]
+BACKENDS = [name for name in implementations.KERNELS if name in available_backends()] or ["absent"]
 
 
 @pytest.fixture(params=BACKENDS)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import gpu_report
-from liif_fast import backends, functional, ops, reference
+from liif_fast import backends, functional, implementations, reference
 from liif_fast.backends import gpu
 from liif_fast.box import Box
 from liif_fast.errors import BackendError, UsageError
@@ -198,7 +198,9 @@ def test_windows_equal_the_whole() -> None:
 def test_the_cheaper_prologue_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few queries on a large map unfold inside of the kernel, many go through a projection."""
     kernels = []
-    monkeypatch.setitem(ops.KERNELS, "triton", lambda *args: kernels.append(args[1]) or torch.zeros(1, 1, 3))
+    monkeypatch.setitem(
+        implementations.KERNELS, "triton", lambda *args: kernels.append(args[1]) or torch.zeros(1, 1, 3)
+    )
     params = random_params(4, [16])
     for side, count, direct in ((20, 99, True), (20, 100, False), (4, 4, False)):
         coord, cell = random_queries(1, count)
@@ -260,8 +262,8 @@ def test_a_launch_reads_no_value_and_so_can_be_captured(monkeypatch: pytest.Monk
     shared = (rest, list(params.weights[1:]), list(params.biases), True, [5, 6, 0, 0], "fp16")
     projected = project(feat, params)
     with Watch():
-        ops.KERNELS["triton"](feat, kernel, coord, cell, [], *shared)
-        ops.KERNELS["triton"](projected, None, None, None, [9, 8, 1, 2, 3, 4], *shared)
+        implementations.KERNELS["triton"](feat, kernel, coord, cell, [], *shared)
+        implementations.KERNELS["triton"](projected, None, None, None, [9, 8, 1, 2, 3, 4], *shared)
         launch_backward.backward(torch.ones(1, 9, 3, device=DEVICE), projected, coord, cell, *shared)
     assert len(launched) == 3
 
@@ -312,18 +314,18 @@ def test_auto_never_takes_the_interpreter() -> None:
 
 def test_the_proof_on_a_device_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpu._disproof(DEVICE, "fp32") is None
-    right = ops.KERNELS["triton"]
-    monkeypatch.setitem(ops.KERNELS, "triton", lambda *args: right(*args) * 1.001)
+    right = implementations.KERNELS["triton"]
+    monkeypatch.setitem(implementations.KERNELS, "triton", lambda *args: right(*args) * 1.001)
     assert "differed from PyTorch" in str(gpu._disproof(DEVICE, "fp32"))
-    monkeypatch.setitem(ops.KERNELS, "triton", lambda *args: 1 / 0)
+    monkeypatch.setitem(implementations.KERNELS, "triton", lambda *args: 1 / 0)
     assert "ZeroDivisionError" in str(gpu._disproof(DEVICE, "fp32"))
 
 
 def test_the_proof_of_the_gradients_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.inference_mode():
         assert [gpu._disproof(DEVICE, precision, gradient=True) for precision in PRECISIONS] == [None] * len(PRECISIONS)
-    right = ops.BACKWARD["triton"]
-    monkeypatch.setitem(ops.BACKWARD, "triton", lambda *args: (right(*args)[0] * 1.001, *right(*args)[1:]))
+    right = implementations.BACKWARD["triton"]
+    monkeypatch.setitem(implementations.BACKWARD, "triton", lambda *args: (right(*args)[0] * 1.001, *right(*args)[1:]))
     assert "differed from PyTorch" in str(gpu._disproof(DEVICE, "fp32", gradient=True))
     assert gpu._disproof(DEVICE, "fp32") is None
     monkeypatch.setattr(gpu, "unchosen_reason", lambda device, precision, gradient: "wrong" if gradient else None)

@@ -12,7 +12,7 @@ from test_functional import random_queries, to_double
 from test_triton import DEVICE, PRECISIONS, on_device, poison
 from torch import Tensor
 
-from liif_fast import functional, ops, reference
+from liif_fast import functional, implementations, reference
 from liif_fast.backends import gpu
 from liif_fast.kernels import launch_backward
 from liif_fast.kernels.launch_backward import backward
@@ -191,8 +191,8 @@ def test_a_query_takes_the_fused_backward(monkeypatch: pytest.MonkeyPatch) -> No
     params = tracked(on_device(random_params(4, [16, 16])))
     feat = seeded((2, 4, 5, 6), 1, 1).to(DEVICE).requires_grad_()
     coord, cell = (t.to(DEVICE) for t in random_queries(2, 30))
-    right, calls = ops.BACKWARD["triton"], []
-    monkeypatch.setitem(ops.BACKWARD, "triton", lambda *args: calls.append(args[-2]) or right(*args))
+    right, calls = implementations.BACKWARD["triton"], []
+    monkeypatch.setitem(implementations.BACKWARD, "triton", lambda *args: calls.append(args[-2]) or right(*args))
 
     def loss(backend: str) -> Tensor:
         return functional.query(feat, coord, cell, params, backend=backend).square().sum()
