@@ -21,9 +21,15 @@ def device() -> torch.device:
 
 
 def tag() -> str:
-    """What the names of result files say of where they were measured: `cuda`, `cpu-avx512`, `cpu-avx2` or the like."""
+    """What the names of result files say of where they were measured.
+
+    `cuda`, or the processor's instructions: `cpu-avx2`, `cpu-avx512`, `cpu-avx512-bf16` or the like.
+    """
     where = device().type
-    return f"{where}-{torch.backends.cpu.get_cpu_capability().lower()}" if where == "cpu" else where
+    if where != "cpu":
+        return where
+    half = extension.import_error is None and torch.ops.liif_fast.cpu_has_bf16()
+    return f"{where}-{torch.backends.cpu.get_cpu_capability().lower()}{'-bf16' if half else ''}"
 
 
 def commit() -> str:
