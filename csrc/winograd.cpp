@@ -6,9 +6,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/native/CPUBlas.h>
-#include <ATen/ops/baddbmm.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
@@ -22,6 +20,7 @@
 #include "buffer.h"
 #include "layer.h"
 #include "rows.h"
+#include "weight_gradient.h"
 
 #if defined(__x86_64__) && defined(CPUBLAS_BRGEMM_F32F32F32)
 
@@ -32,9 +31,14 @@ constexpr int64_t kColumns = 64;  // of one product
 
 Map map_of(const at::Tensor& t, const float* values) { return {t.size(0), t.size(2), t.size(3), t.size(1), values}; }
 
-// The matrices [point][tile][channel] of one run.
-at::Tensor all_points(const Buffer<float>& values, int64_t tiles, int64_t channels) {
-    return at::from_blob(values.get(), {kPoints, tiles, channels}, {point_stride(channels), channels, 1}, at::kFloat);
+// Tiles that one run has together, as rows of a weight gradient.
+Tile rows_of(int64_t tiles) {
+    Tile rows{tiles, {}};
+    for (int64_t first = 0; first < tiles; first += kBlockRows) {
+        rows.blocks.push_back(
+            {static_cast<int32_t>(first), static_cast<int32_t>(std::min<int64_t>(kBlockRows, tiles - first))});
+    }
+    return rows;
 }
 
 void check_map(const at::Tensor& t, const char* name) {
@@ -120,31 +124,39 @@ std::tuple<at::Tensor, at::Tensor> cpu_winograd_weight(const at::Tensor& x, cons
     const Map from = map_of(source, source.const_data_ptr<float>()), by = map_of(given, given.const_data_ptr<float>());
     const int64_t runs = (from.tiles + kTogether - 1) / kTogether, threads = at::get_num_threads();
     const int64_t shares = std::max<int64_t>(1, std::min(threads, runs));
+    const auto products = make_weight_gradient(arithmetics("fp32").front(), out, in);
     const at::Tensor sums = at::zeros({shares, kPoints, in, out}, x.options());
     const at::Tensor biases = at::zeros({shares, out}, x.options());
     std::atomic<int64_t> next{0};
     at::parallel_for(0, std::min(threads, shares), 1, [&](int64_t, int64_t) {
         const Buffer<float> turned(static_cast<size_t>(kPoints * point_stride(in)));
         const Buffer<float> gradients(static_cast<size_t>(kPoints * point_stride(out)));
+        const Buffer<char> scratch(products->scratch_bytes());
         for (int64_t share = next++; share < shares; share = next++) {
-            at::Tensor sum = sums.select(0, share);
+            float* sum = sums.mutable_data_ptr<float>() + share * kPoints * in * out;
             float* bias = biases.mutable_data_ptr<float>() + share * out;
             for (int64_t run = runs * share / shares; run < runs * (share + 1) / shares; ++run) {
                 const int64_t begin = run * kTogether, end = std::min(begin + kTogether, from.tiles);
                 turns.input(from, begin, end, turned.get());
                 turns.gradient(by, begin, end, gradients.get());
-                sum.baddbmm_(all_points(turned, end - begin, in).transpose(1, 2),
-                             all_points(gradients, end - begin, out));
+                const Tile rows = rows_of(end - begin);
+                for (int64_t point = 0; point < kPoints; ++point) {
+                    products->add(rows, turned.get() + point * point_stride(in),
+                                  gradients.get() + point * point_stride(out), sum + point * in * out, scratch.get());
+                }
                 add_rows(gradients.get() + kSumPoint * point_stride(out), out, end - begin, out, bias);
             }
         }
     });
-    for (int64_t share = 1; share < shares; ++share) {
-        float *values = sums.mutable_data_ptr<float>(), *bias = biases.mutable_data_ptr<float>();
-        add_row(values + share * kPoints * in * out, 1.0f, kPoints * in * out, values);
-        add_row(bias + share * out, 1.0f, out, bias);
+    at::Tensor points = at::zeros({kPoints, in, out}, x.options()), bias = at::zeros({out}, x.options());
+    for (int64_t share = 0; share < shares; ++share) {
+        for (int64_t point = 0; point < kPoints; ++point) {
+            products->collect(sums.const_data_ptr<float>() + (share * kPoints + point) * in * out,
+                              points.mutable_data_ptr<float>() + point * in * out);
+        }
+        add_row(biases.const_data_ptr<float>() + share * out, 1.0f, out, bias.mutable_data_ptr<float>());
     }
-    return {sums.select(0, 0), biases.select(0, 0)};
+    return {points, bias};
 }
 
 }  // namespace
