@@ -29,8 +29,13 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
 # Where results may come from (benchmarks.machine.tag), and how README calls it.
-PLACES = {"cpu-avx512": "CPU with AVX-512", "cpu-avx2": "CPU with AVX2", "cuda": "GPU"}
-SHOWN = ("cpu-avx512", "cuda")  # whose figure stands on the first screen
+PLACES = {
+    "cpu-avx512-bf16": "CPU with AVX-512 and bfloat16",
+    "cpu-avx512": "CPU with AVX-512",
+    "cpu-avx2": "CPU with AVX2",
+    "cuda": "GPU",
+}
+SHOWN = ("cpu-avx512-bf16", "cuda")  # whose figures and whole tables README has; of others it has a summary
 PART = re.compile(r"(<!-- measured: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 DENSE = "x4, no unit zero"
 
@@ -64,19 +69,21 @@ def where(run: dict[str, Any]) -> str:
 
 
 def headline() -> str:
-    first, second = (of(suite(place), X4.name) for place in ("cpu-avx512", "cpu-avx2"))
-    full, base = one(first, "cpu fp32"), one(first, "reference")
+    found = [of(rows, X4.name) for place in PLACES if place != "cuda" and (rows := suite(place))]
 
-    def speed(rows: Rows, precision: str) -> str:
-        return f"{one(rows, f'cpu {precision}')['times_reference']:.1f}"
+    def over(contender: str, key: str) -> list[float]:
+        return [one(rows, contender)[key] for rows in found]
 
-    other = f" (with AVX2 {speed(second, 'fp32')} and {speed(second, 'bf16')} times)" if second else ""
+    def speeds(precision: str) -> str:
+        ratios = over(f"cpu {precision}", "times_reference")
+        return f"{min(ratios):.1f} to {max(ratios):.1f}"
+
     return (
         "**Upscale a picture to any size, by any factor, with one model. "
-        f"On {suite('cpu-avx512')[0]['threads']} CPU cores with AVX-512 the decoder runs {speed(first, 'fp32')} times "
-        "as fast as the published [LIIF](https://arxiv.org/abs/2012.09161), with the same outputs, and "
-        f"{speed(first, 'bf16')} times in 16 bits{other}, "
-        f"in {full['peak_mib']:.0f} MiB in place of {base['peak_mib']:.0f}.**"
+        f"On two CPU cores, by the kind of processor, the decoder runs {speeds('fp32')} times as fast as the published "
+        f"[LIIF](https://arxiv.org/abs/2012.09161), with the same outputs, and {speeds('bf16')} times in 16 bits, "
+        f"in {max(over('cpu fp32', 'peak_mib')):.0f} MiB in place of {min(over('reference', 'peak_mib')):.0f} "
+        "or more.**"
     )
 
 
@@ -96,36 +103,59 @@ def figure() -> str:
 
 
 def table() -> str:
-    """Every contender of the first shape, then the backends on all shapes."""
-    found = []
-    for place, name in PLACES.items():
+    """Of the shown places every contender of the first shape and every backend on all shapes, of others our own."""
+    found = [whole(place) for place in SHOWN if suite(place)]
+    others = [place for place in PLACES if place not in SHOWN and suite(place)]
+    return "\n\n".join(found + ([summary(others)] if others else []))
+
+
+def source(place: str) -> str:
+    """A sentence on where a place's lines are from."""
+    rows = suite(place)
+    return f"{PLACES[place]}: {where(rows[0])} ([all lines](benchmarks/results/suite-{place}.jsonl))."
+
+
+def shape_label(rows: Rows, shape: str) -> str:
+    return f"{shape}: {'forward + backward' if 'backward' in of(rows, shape)[0]['pass'] else 'forward'}"
+
+
+def whole(place: str) -> str:
+    rows = suite(place)
+    lines = [
+        source(place),
+        "",
+        "| x4, 48 x 48 to 192 x 192 | µs a pixel | times `reference` (quartiles) | peak |",
+        "|---|---|---|---|",
+    ]
+    for row in sorted(of(rows, X4.name), key=lambda row: float(row["us_per_query"])):
+        low, high = row["ratio_quartiles"]
+        memory = f"{row['peak_mib']:.0f} MiB" if "peak_mib" in row else ""
+        ratio = f"{row['times_reference']:.2f} ({low:.2f} to {high:.2f})"
+        lines.append(f"| {label(row['contender'])} | {row['us_per_query']:.2f} | {ratio} | {memory} |")
+    backends = [row["contender"] for row in of(rows, DENSE) if row["contender"] != "reference"]
+    lines += ["", f"| times `reference` | {' | '.join(label(name) for name in backends)} | published repository |"]
+    lines.append("|---" * (len(backends) + 2) + "|")
+    for shape in dict.fromkeys(row["shape"] for row in rows if row["kind"] == "contender"):
+        ratios = {row["contender"]: f"{row['times_reference']:.2f}" for row in of(rows, shape)}
+        cells = [ratios.get(name, "") for name in (*backends, "published")]
+        lines.append(f"| {shape_label(rows, shape)} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", utilisation(rows)])
+
+
+def summary(places: list[str]) -> str:
+    """The fused decoder on all shapes, every place beside the others."""
+    columns = [(place, f"cpu {precision}") for place in places for precision in ("fp32", "bf16")]
+    titles = [f"{PLACES[place]}: {label(contender)}" for place, contender in columns]
+    lines = [*(source(place) for place in places), "", f"| times `reference` | {' | '.join(titles)} |"]
+    lines.append("|---" * (len(columns) + 1) + "|")
+    ratios: dict[str, dict[tuple[str, str], str]] = {}
+    for place in places:
         rows = suite(place)
-        if not rows:
-            continue
-        first = sorted(of(rows, X4.name), key=lambda row: float(row["us_per_query"]))
-        lines = [
-            f"{name}: {where(rows[0])} ([all lines](benchmarks/results/suite-{place}.jsonl)).",
-            "",
-            "| x4, 48 x 48 to 192 x 192 | µs a pixel | times `reference` (quartiles) | peak |",
-            "|---|---|---|---|",
-        ]
-        for row in first:
-            low, high = row["ratio_quartiles"]
-            memory = f"{row['peak_mib']:.0f} MiB" if "peak_mib" in row else ""
-            ratio = f"{row['times_reference']:.2f} ({low:.2f} to {high:.2f})"
-            lines.append(f"| {label(row['contender'])} | {row['us_per_query']:.2f} | {ratio} | {memory} |")
-        shapes = dict.fromkeys(row["shape"] for row in rows if row["kind"] == "contender")
-        backends = [row["contender"] for row in of(rows, DENSE) if row["contender"] != "reference"]
-        lines += ["", f"| times `reference` | {' | '.join(label(name) for name in backends)} | published repository |"]
-        lines.append("|---" * (len(backends) + 2) + "|")
-        for shape in shapes:
-            ratios = {row["contender"]: f"{row['times_reference']:.2f}" for row in of(rows, shape)}
-            cells = [ratios.get(name, "") for name in (*backends, "published")]
-            part = "forward + backward" if "backward" in of(rows, shape)[0]["pass"] else "forward"
-            lines.append(f"| {shape}: {part} | {' | '.join(cells)} |")
-        lines += ["", utilisation(rows)]
-        found.append("\n".join(lines))
-    return "\n\n".join(found)
+        for row in (row for row in rows if row["kind"] == "contender"):
+            own = ratios.setdefault(shape_label(rows, row["shape"]), {})
+            own[place, row["contender"]] = f"{row['times_reference']:.2f}"
+    lines += [f"| {shape} | {' | '.join(own.get(column, '') for column in columns)} |" for shape, own in ratios.items()]
+    return "\n".join(lines)
 
 
 def utilisation(rows: Rows) -> str:
@@ -147,10 +177,14 @@ def utilisation(rows: Rows) -> str:
 
 
 def growth() -> str:
-    found = []
+    found, others = [], []
     for place, name in PLACES.items():
         rows = grown(place)
         if not rows:
+            continue
+        if place not in SHOWN:
+            picture, record = (f"benchmarks/results/growth-{place}.{kind}" for kind in ("svg", "jsonl"))
+            others.append(f"{name}: {where(rows[0])} ([figure]({picture}), [all lines]({record})).")
             continue
         points = [row for row in rows if row["kind"] == "growth"]
         lines = [
@@ -172,7 +206,7 @@ def growth() -> str:
                 ]
                 lines.append(f"| {value:,.0f} | {' | '.join(cells)} |")
         found.append("\n".join(lines))
-    return "\n\n".join(found) or "Not yet measured: `make bench-full` does."
+    return "\n\n".join([*found, *others]) or "Not yet measured: `make bench-full` does."
 
 
 def runs() -> str:
