@@ -28,8 +28,7 @@ def tag() -> str:
     where = device().type
     if where != "cpu":
         return where
-    half = extension.import_error is None and torch.ops.liif_fast.cpu_has_bf16()
-    return f"{where}-{torch.backends.cpu.get_cpu_capability().lower()}{'-bf16' if half else ''}"
+    return f"{where}-{torch.backends.cpu.get_cpu_capability().lower()}{'-bf16' if extension.HAS_BF16 else ''}"
 
 
 def commit() -> str:

@@ -73,7 +73,7 @@ def products(device: torch.device) -> dict[str, tuple[float, Callable[[], Tensor
     large = {"torch mm": torch.float32}
     if device.type == "cuda":
         large["torch fp16 mm"] = torch.float16
-    elif extension.import_error is None and torch.ops.liif_fast.cpu_has_bf16():
+    elif extension.HAS_BF16:
         large["torch bf16 mm"] = torch.bfloat16
     for kind, dtype in large.items():
         for count, inner in ((2048, 2048), (16384, 256)) if device.type == "cpu" else ((8192, 8192), (65536, 256)):

@@ -2,6 +2,7 @@
 // transposed and another end. One class for each arithmetic.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -30,6 +31,15 @@ struct Tile {
     int64_t rows;  // at most kTileRows
     std::vector<Block> blocks;
 };
+
+// Rows that need no order of their own, in blocks of `step` and what is left.
+inline Tile even_tile(int64_t rows, int64_t step) {
+    Tile tile{rows, {}};
+    for (int64_t first = 0; first < rows; first += step) {
+        tile.blocks.push_back({static_cast<int32_t>(first), static_cast<int32_t>(std::min(step, rows - first))});
+    }
+    return tile;
+}
 
 // Dense weights of a layer: weight [out, in] row-major, bias [out], null for none.
 struct Linear {

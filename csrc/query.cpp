@@ -128,11 +128,7 @@ at::Tensor cpu_layer(const at::Tensor& rows, const at::Tensor& weight, const at:
     at::parallel_for(0, (count + kTileRows - 1) / kTileRows, 1, [&](int64_t begin, int64_t end) {
         const Buffer<char> scratch(layer->scratch_bytes());
         for (int64_t t = begin; t < end; ++t) {
-            Tile tile{std::min(kTileRows, count - t * kTileRows), {}};
-            const int64_t step = layer->block_rows();
-            for (int64_t r = 0; r < tile.rows; r += step) {
-                tile.blocks.push_back({static_cast<int32_t>(r), static_cast<int32_t>(std::min(step, tile.rows - r))});
-            }
+            const Tile tile = even_tile(std::min(kTileRows, count - t * kTileRows), layer->block_rows());
             layer->forward(tile, rows.const_data_ptr<float>() + t * kTileRows * in, nullptr,
                            result.mutable_data_ptr<float>() + t * kTileRows * out, scratch.get());
         }

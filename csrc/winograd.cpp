@@ -31,16 +31,6 @@ constexpr int64_t kColumns = 64;  // of one product
 
 Map map_of(const at::Tensor& t, const float* values) { return {t.size(0), t.size(2), t.size(3), t.size(1), values}; }
 
-// Tiles that one run has together, as rows of a weight gradient.
-Tile rows_of(int64_t tiles) {
-    Tile rows{tiles, {}};
-    for (int64_t first = 0; first < tiles; first += kBlockRows) {
-        rows.blocks.push_back(
-            {static_cast<int32_t>(first), static_cast<int32_t>(std::min<int64_t>(kBlockRows, tiles - first))});
-    }
-    return rows;
-}
-
 void check_map(const at::Tensor& t, const char* name) {
     check_float(t, name);
     TORCH_CHECK(t.dim() == 4 && t.size(1) > 0 && t.size(1) % kVector == 0, name, ": expected [B, C, H, W] with C a ",
@@ -139,7 +129,7 @@ std::tuple<at::Tensor, at::Tensor> cpu_winograd_weight(const at::Tensor& x, cons
                 const int64_t begin = run * kTogether, end = std::min(begin + kTogether, from.tiles);
                 turns.input(from, begin, end, turned.get());
                 turns.gradient(by, begin, end, gradients.get());
-                const Tile rows = rows_of(end - begin);
+                const Tile rows = even_tile(end - begin, kBlockRows);
                 for (int64_t point = 0; point < kPoints; ++point) {
                     products->add(rows, turned.get() + point * point_stride(in),
                                   gradients.get() + point * point_stride(out), sum + point * in * out, scratch.get());

@@ -20,7 +20,6 @@ from liif_fast import extension
 
 # Looked up once: torch.compile traces through the choice.
 WANTED = extension.import_error is None and bool(torch.ops.liif_fast.cpu_winograd_works())
-NATIVE = WANTED and bool(torch.ops.liif_fast.cpu_has_bf16())
 
 
 def fits(channels: int, outputs: int, kernel: tuple[int, ...]) -> bool:
@@ -227,7 +226,7 @@ class Conv2d(nn.Conv2d):
     """nn.Conv2d by `steady_conv2d`; under bfloat16 autocast no slower than without on a CPU that lacks bfloat16."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if NATIVE or not _bfloat16_wanted(x):
+        if extension.HAS_BF16 or not _bfloat16_wanted(x):
             if self.padding_mode == "zeros" and not isinstance(self.padding, str):
                 sides = self.padding, self.stride, self.dilation
                 return steady_conv2d(x, self.weight, self.bias, *sides, self.groups)

@@ -16,8 +16,29 @@ Answers = tuple[Tensor, Tensor]
 Gradients = tuple[Tensor, Tensor, list[Tensor], list[Tensor]]
 
 
-def _arithmetic(precision: str) -> str:
-    return extension.BEST["bf16" if precision == "bf16" else "fp32"]
+def _for_cpu(
+    source: Tensor,
+    coord: Tensor,
+    cell: Tensor | None,
+    rest: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    local_ensemble: bool,
+    window: Sequence[int],
+    precision: str,
+) -> tuple[Any, ...]:
+    """What every C++ operator is given."""
+    return (
+        source.float(),
+        coord,
+        cell,
+        rest.float(),
+        [weight.float() for weight in weights],
+        [bias.float() for bias in biases],
+        local_ensemble,
+        window,
+        extension.BEST["bf16" if precision == "bf16" else "fp32"],
+    )
 
 
 def _cpu(
@@ -36,73 +57,21 @@ def _cpu(
     if coord is None:
         coord, cell = grid_queries(_grid(grid), source.shape[0])
         cell = cell if rest.shape[1] == 4 else None
-    found: Tensor = torch.ops.liif_fast.cpu_query(
-        source.float(),
-        coord,
-        cell,
-        rest.float(),
-        [weight.float() for weight in weights],
-        [bias.float() for bias in biases],
-        local_ensemble,
-        window,
-        _arithmetic(precision),
-    )
+    given = _for_cpu(source, coord, cell, rest, weights, biases, local_ensemble, window, precision)
+    found: Tensor = torch.ops.liif_fast.cpu_query(*given)
     return found
 
 
-def _cpu_keeping(
-    source: Tensor,
-    coord: Tensor,
-    cell: Tensor | None,
-    rest: Tensor,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    local_ensemble: bool,
-    window: Sequence[int],
-    precision: str,
-) -> Answers:
-    found: Answers = torch.ops.liif_fast.cpu_query_keeping(
-        source.float(),
-        coord,
-        cell,
-        rest.float(),
-        [weight.float() for weight in weights],
-        [bias.float() for bias in biases],
-        local_ensemble,
-        window,
-        _arithmetic(precision),
-    )
+def _cpu_keeping(*args: Any) -> Answers:
+    found: Answers = torch.ops.liif_fast.cpu_query_keeping(*_for_cpu(*args))
     return found
 
 
-def _cpu_backward(
-    grad: Tensor,
-    source: Tensor,
-    coord: Tensor,
-    cell: Tensor | None,
-    rest: Tensor,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    local_ensemble: bool,
-    window: Sequence[int],
-    precision: str,
-    kept: Tensor | None,
-) -> Gradients:
+def _cpu_backward(*args: Any) -> Gradients:
+    grad, *given, kept = args
     if kept is None:
-        _, kept = _cpu_keeping(source, coord, cell, rest, weights, biases, local_ensemble, window, precision)
-    found: Gradients = torch.ops.liif_fast.cpu_query_backward(
-        grad.float(),
-        source.float(),
-        coord,
-        cell,
-        rest.float(),
-        [weight.float() for weight in weights],
-        [bias.float() for bias in biases],
-        local_ensemble,
-        window,
-        _arithmetic(precision),
-        kept,
-    )
+        _, kept = _cpu_keeping(*given)
+    found: Gradients = torch.ops.liif_fast.cpu_query_backward(grad.float(), *_for_cpu(*given), kept)
     return found
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from conftest import seeded
 from torch import Tensor, nn
 
-from liif_fast import convolution
+from liif_fast import convolution, extension
 from liif_fast.convolution import (
     Conv2d,
     convolve,
@@ -92,7 +92,7 @@ def test_opcheck() -> None:
 def test_a_layer_under_autocast_is_that_of_float32_without_instructions_for_bfloat16(
     monkeypatch: pytest.MonkeyPatch, channels: int, outputs: int, kernel: int
 ) -> None:
-    monkeypatch.setattr(convolution, "NATIVE", False)
+    monkeypatch.setattr(extension, "HAS_BF16", False)
     torch.manual_seed(0)
     layer, plain = (make(channels, outputs, kernel, padding=kernel // 2) for make in (Conv2d, nn.Conv2d))
     layer.load_state_dict(plain.state_dict())
@@ -106,7 +106,7 @@ def test_a_layer_under_autocast_is_that_of_float32_without_instructions_for_bflo
 
 @needed
 def test_a_layer_under_autocast_is_torchs_with_instructions_for_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convolution, "NATIVE", True)
+    monkeypatch.setattr(extension, "HAS_BF16", True)
     layer, plain = Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
     layer.load_state_dict(plain.state_dict())
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -138,7 +138,7 @@ def test_a_fused_residual_block_is_that_of_float32(size: tuple[int, ...]) -> Non
 def test_a_fused_block_differs_from_its_layers_by_rounding_alone_and_gives_way_to_hooks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(convolution, "NATIVE", False)
+    monkeypatch.setattr(extension, "HAS_BF16", False)
     torch.manual_seed(0)
     block, calls = ResBlock(16, 1.0), []
     x = seeded([2, 16, 9, 7], 1, 1).requires_grad_()
