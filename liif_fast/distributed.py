@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ def joined(device: torch.device) -> Iterator[None]:
     A process that fails leaves without waiting for the others: torchrun ends them, or the broken connection does, by
     a TrainingError.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not _several():
         yield
         return
     if device.type == "cuda":
@@ -48,13 +49,16 @@ def joined(device: torch.device) -> Iterator[None]:
 
 
 def leave(code: int) -> int:
-    """The exit code of a failure; within a group it ends the process at once.
+    """The exit code; one of several processes ends here, with it.
 
-    What the group's threads still had to do they would else do while the interpreter ends, which then ends by abort.
+    A group's threads may still have a tensor to let go of, for which they need the interpreter. Where that is ending
+    by then, they end the process by abort, whatever its exit code was to be.
     """
-    if _joined():
+    if _several():
         sys.stdout.flush()
         sys.stderr.flush()
+        for worker in multiprocessing.active_children():
+            worker.terminate()
         os._exit(code)
     return code
 
@@ -64,6 +68,10 @@ def total(values: Tensor) -> Tensor:
     if _joined():
         dist.all_reduce(values)
     return values
+
+
+def _several() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def _joined() -> bool:

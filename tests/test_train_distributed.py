@@ -116,6 +116,7 @@ def test_an_error_of_one_process_ends_all(config: dict[str, Any], tmp_path: Path
 
 def test_ctrl_c_stops_all_at_one_step(config: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "run"
+    config["train_dataset"]["num_workers"] = 1
     processes = start_by_hand(config | {"epoch_max": 100000}, folder)
     deadline = time.monotonic() + PATIENCE
     while not (folder / LAST).exists():

@@ -41,12 +41,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains; returns the exit code."""
+    """Trains; returns the exit code, where this process is not one of several: those leave with it."""
     # torch is heavy: only once the arguments are known to be right
+    from liif_fast.distributed import leave
+
+    return leave(_train(args))
+
+
+def _train(args: argparse.Namespace) -> int:
     import torch
 
     from liif_fast.config import load_config
-    from liif_fast.distributed import joined, leave, world
+    from liif_fast.distributed import joined, world
     from liif_fast.errors import LiifError, UsageError
     from liif_fast.train import LAST, Trainer
 
@@ -63,13 +69,13 @@ def run(args: argparse.Namespace) -> int:
             first = world()[0] == 0
     except LiifError as error:
         print(f"liif-fast train: {error}", file=sys.stderr)
-        return leave(2 if isinstance(error, UsageError) else 1)
+        return 2 if isinstance(error, UsageError) else 1
     except torch.OutOfMemoryError:
         print(
             "liif-fast train: the GPU's memory is full: lower train_dataset.batch_size or sample_q, or set amp=bf16",
             file=sys.stderr,
         )
-        return leave(1)
+        return 1
     except KeyboardInterrupt:
         print(f"interrupted; go on with --resume ({last})", file=sys.stderr)
         return 130
