@@ -5,6 +5,7 @@ Import this module before loading a program that was exported with one of them i
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,8 +66,13 @@ def ask(
     )
 
 
-@torch.library.custom_op("liif_fast::query", mutates_args=(), schema=SCHEMA)
-def query(
+# Not by custom_op, as those of training: its kernels load torch.compile's machinery at their first call, a second.
+torch.library.define("liif_fast::query", SCHEMA, tags=torch.Tag.pt2_compliant_tag)
+query = torch.ops.liif_fast.query.default
+
+
+@torch.library.impl("liif_fast::query", "default")
+def _query(
     source: Tensor,
     kernel: Tensor | None,
     coord: Tensor | None,
@@ -93,10 +99,14 @@ def query(
     Differentiable once, by BACKWARD[backend], in source, rest, weights and biases, where projected maps and coord are
     given; functional.query takes the `torch` backend for everything else.
     """
-    return KERNELS[backend](source, kernel, coord, cell, grid, rest, weights, biases, local_ensemble, window, precision)
+    run = KERNELS[backend]
+    if "torch._dynamo" in sys.modules:
+        # Where torch.compile leaves an operator to Python, it would else look into what the operator runs.
+        run = torch.compiler.disable(run)
+    return run(source, kernel, coord, cell, grid, rest, weights, biases, local_ensemble, window, precision)
 
 
-@query.register_fake
+@torch.library.register_fake("liif_fast::query")
 def _(
     source: Tensor,
     kernel: Tensor | None,
@@ -270,6 +280,6 @@ def _refuse(ctx: Any, *grads: Any) -> None:
     raise BackendError("the fused decoder has first derivatives only, got a second one; use backend='torch'")
 
 
-query.register_autograd(_differentiate, setup_context=_remember)
+torch.library.register_autograd("liif_fast::query", _differentiate, setup_context=_remember)
 query_keeping.register_autograd(_differentiate_kept, setup_context=_remember_kept)
 query_backward.register_autograd(_refuse)

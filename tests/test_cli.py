@@ -196,6 +196,21 @@ def test_help_loads_nothing_heavy() -> None:
         assert "upscale" in done.stdout or __version__ in done.stdout
 
 
+def test_a_picture_takes_no_compiler(desk: Path) -> None:
+    """Loading that of torch takes almost as long again as torch itself."""
+    code = (
+        "import sys; from liif_fast.cli import main; code = main(sys.argv[1:]); "
+        "print(sorted({'torch._dynamo', 'torch._inductor', 'triton', 'sympy'} & set(sys.modules))); sys.exit(code)"
+    )
+    arguments = ["upscale", "photo.png", "-o", "large.png", "--model", "model.safetensors"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_the_default_model_makes_pictures(desk: Path) -> None:
     if not checkpoint.DEFAULT_MODEL.is_file():
         pytest.fail("the default model is missing from liif_fast/weights")

@@ -74,6 +74,24 @@ def test_compiles_in_one_graph(backend: str, dynamic: bool) -> None:
             assert torch.equal(compiled(*inputs), decode(*inputs))
 
 
+def test_what_it_runs_is_not_compiled(backend: str) -> None:
+    """Where torch.compile leaves the operator to Python."""
+    graphs = []
+
+    def look(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    @torch.compiler.disable(recursive=False)
+    def left() -> Tensor:
+        return ops.query(*given)
+
+    given = arguments(backend, random_params(4, [16, 16]), *sample())
+    with torch.no_grad():
+        assert torch.equal(torch.compile(lambda: left(), backend=look)(), left())
+    assert graphs == []
+
+
 class Decoder(torch.nn.Module):
     def __init__(self, params: DecoderParams, backend: str) -> None:
         super().__init__()
