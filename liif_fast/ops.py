@@ -66,7 +66,7 @@ def ask(
     )
 
 
-# Not by custom_op, as those of training: its kernels load torch.compile's machinery at their first call, a second.
+# Not by custom_op, as those of training: that loads torch.compile's machinery, for a second, at the first call.
 torch.library.define("liif_fast::query", SCHEMA, tags=torch.Tag.pt2_compliant_tag)
 query = torch.ops.liif_fast.query.default
 

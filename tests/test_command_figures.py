@@ -44,7 +44,8 @@ def test_shares_of_the_time() -> None:
 
 
 def test_agreement_with_fp32() -> None:
-    found = [result(f"command-agreement-{place}.json")["agreement"] for place in ("cpu-avx512", "cpu-avx2")]
+    places = ("cpu-avx512", "cpu-avx512-bf16", "cpu-avx2")
+    found = [result(f"command-agreement-{place}.json")["agreement"] for place in places]
     ((photographs, percent),) = said(r"in (\d+) photographs at most ([\d.]+) % of the samples differ from `fp32`")
     assert "by one 8-bit level, none by more" in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     for measured in found:
