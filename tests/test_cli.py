@@ -181,34 +181,32 @@ def test_info_names_versions_devices_backends_and_the_model(capsys: pytest.Captu
         assert word in out
 
 
-def test_help_loads_nothing_heavy() -> None:
+def loads(modules: set[str], *arguments: str) -> tuple[str, str]:
+    """Runs the command, which has to succeed, in a process of its own: (what it printed, which of these it loaded)."""
     code = (
         "import sys; from liif_fast.cli import main; code = main(sys.argv[1:]); "
-        "print(sorted({'torch', 'numpy', 'PIL', 'yaml', 'tqdm'} & set(sys.modules))); sys.exit(code)"
+        f"print(sorted({modules!r} & set(sys.modules))); sys.exit(code)"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-    for arguments in (["--help"], ["upscale", "--help"], ["--version"]):
-        done = subprocess.run(
-            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.splitlines()[-1] == "[]"
-        assert "upscale" in done.stdout or __version__ in done.stdout
-
-
-def test_a_picture_takes_no_compiler(desk: Path) -> None:
-    """Loading that of torch takes almost as long again as torch itself."""
-    code = (
-        "import sys; from liif_fast.cli import main; code = main(sys.argv[1:]); "
-        "print(sorted({'torch._dynamo', 'torch._inductor', 'triton', 'sympy'} & set(sys.modules))); sys.exit(code)"
-    )
-    arguments = ["upscale", "photo.png", "-o", "large.png", "--model", "model.safetensors"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "[]"
+    return done.stdout, done.stdout.splitlines()[-1]
+
+
+def test_help_loads_nothing_heavy() -> None:
+    for arguments in (["--help"], ["upscale", "--help"], ["--version"]):
+        printed, loaded = loads({"torch", "numpy", "PIL", "yaml", "tqdm"}, *arguments)
+        assert loaded == "[]"
+        assert "upscale" in printed or __version__ in printed
+
+
+def test_a_picture_takes_no_compiler(desk: Path) -> None:
+    """Loading that of torch takes almost as long again as torch itself."""
+    arguments = ["upscale", "photo.png", "-o", "large.png", "--model", "model.safetensors"]
+    _, loaded = loads({"torch._dynamo", "torch._inductor", "triton", "sympy"}, *arguments)
+    assert loaded == "[]"
 
 
 def test_the_default_model_makes_pictures(desk: Path) -> None:
