@@ -6,12 +6,13 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from liif_fast.interrupts import Stopped
 from liif_fast.training_state import TrainingError
 
 
@@ -31,7 +32,8 @@ def joined(device: torch.device) -> Iterator[None]:
     """Inside the block the processes that torchrun has started are one group, each on its `own` device.
 
     A process that fails leaves without waiting for the others: torchrun ends them, or the broken connection does, by
-    a TrainingError.
+    a TrainingError. One that ends or is Stopped, which is so for all of them, waits until they have all come to that:
+    what it sent them last may else be lost with it.
     """
     if not _several():
         yield
@@ -41,11 +43,14 @@ def joined(device: torch.device) -> Iterator[None]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
+    except Stopped:
+        _end()
+        raise
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             raise TrainingError("the connection to another process is lost; what ended it stands there") from error
         raise
-    dist.destroy_process_group()
+    _end()
 
 
 def leave(code: int) -> int:
@@ -68,6 +73,13 @@ def total(values: Tensor) -> Tensor:
     if _joined():
         dist.all_reduce(values)
     return values
+
+
+def _end() -> None:
+    """Of the group, once all processes are here, or one has left by its own fault or by a second signal."""
+    with suppress(RuntimeError):
+        dist.barrier()
+    dist.destroy_process_group()
 
 
 def _several() -> bool:

@@ -252,21 +252,32 @@ class Trainer:
         return self.loss / self.batch
 
     def validate(self) -> float:
-        """PSNR in dB of the averaged weights on the validation samples, the same ones every time."""
-        assert self.val_batches is not None
-        value = 0.0
-        if self.val_count:
-            value = eval_psnr(
-                self._uninterrupted(self.val_batches),
-                self.average.model,
-                self.data_norm,
-                self.config.get("eval_type"),
-                self.config.get("eval_bsize"),
-                self.device,
-            )
-        sums = torch.tensor([value * self.val_count, self.val_count], dtype=torch.float64, device=self.device)
-        total, count = distributed.total(sums).tolist()
+        """PSNR in dB of the averaged weights on the validation samples, the same ones every time.
+
+        A process that is told to stop still waits for the others here: they must all stop at this place.
+        """
+        value, stopped = 0.0, False
+        try:
+            value = self._own_psnr() if self.val_count else 0.0
+        except Stopped:
+            stopped = True
+        sums = [value * self.val_count, self.val_count, stopped]
+        total, count, stops = distributed.total(torch.tensor(sums, dtype=torch.float64, device=self.device)).tolist()
+        if stops:
+            raise Stopped
         return total / count
+
+    def _own_psnr(self) -> float:
+        """Of this process's share of the validation samples."""
+        assert self.val_batches is not None
+        return eval_psnr(
+            self._uninterrupted(self.val_batches),
+            self.average.model,
+            self.data_norm,
+            self.config.get("eval_type"),
+            self.config.get("eval_bsize"),
+            self.device,
+        )
 
     def _uninterrupted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The batches as long as nobody asks to stop; the epoch is validated when the run goes on."""

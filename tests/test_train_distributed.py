@@ -18,6 +18,7 @@ import yaml
 from small_run import read, rows, small_config
 
 from liif_fast import distributed
+from liif_fast.interrupts import Stopped
 from liif_fast.loading import Order
 from liif_fast.train import BEST, LAST, Trainer
 
@@ -114,18 +115,41 @@ def test_an_error_of_one_process_ends_all(config: dict[str, Any], tmp_path: Path
     assert errors[1] == "liif-fast train: the connection to another process is lost; what ended it stands there\n"
 
 
-def test_ctrl_c_stops_all_at_one_step(config: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("repeat", [1, 400], ids=["training", "validating"])
+def test_ctrl_c_stops_all_at_one_step(config: dict[str, Any], tmp_path: Path, repeat: int) -> None:
+    """Wherever it meets them: with so much to validate, or so little, nearly all their time goes into one of both."""
     folder = tmp_path / "run"
     config["train_dataset"]["num_workers"] = 1
+    config["val_dataset"]["dataset"]["args"]["repeat"] = repeat
     processes = start_by_hand(config | {"epoch_max": 100000}, folder)
     deadline = time.monotonic() + PATIENCE
     while not (folder / LAST).exists():
         assert all(process.poll() is None for process in processes)
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    for process in processes:
-        process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    # The other one hears of it from this one alone.
+    processes[1].send_signal(signal.SIGTERM)
     errors = [process.communicate(timeout=PATIENCE)[1] for process in processes]
     assert [process.returncode for process in processes] == [130, 130], errors
     state = read(folder / LAST)
     assert state["training"]["step"] == 3 * state["epoch"] + state["training"]["batch"]
+
+
+@pytest.mark.parametrize("told", ["this one", "another one"])
+def test_a_process_stops_validating_together_with_the_others(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    """It takes part in the sum over all processes even though it was told to stop, or it stops for what comes of it."""
+    trainer = Trainer(config, tmp_path / "run")
+    sums = []
+
+    def total(values: torch.Tensor) -> torch.Tensor:
+        sums.append(values)
+        return values + torch.tensor([60.0, 2.0, told == "another one"])
+
+    monkeypatch.setattr("liif_fast.distributed.total", total)
+    trainer.interrupts.stopped = told == "this one"
+    with pytest.raises(Stopped):
+        trainer.validate()
+    assert [values[2].item() for values in sums] == [told == "this one"]
