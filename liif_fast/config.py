@@ -62,7 +62,9 @@ def load_config(path: Path, settings: Iterable[str] = ()) -> dict[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UsageError(f"{path}: expected a YAML configuration, {error.strerror}") from error
+    except UnicodeDecodeError as error:
         raise UsageError(f"{path}: expected a YAML configuration, {_line(error)}") from error
     config = _read(text, str(path))
     if not isinstance(config, dict):

@@ -119,6 +119,14 @@ def test_a_test_configuration_needs_no_training_keys(tmp_path: Path) -> None:
         check(load_config(path), TRAINING)
 
 
+def test_a_configuration_that_cannot_be_read_is_named_in_words(tmp_path: Path) -> None:
+    absent = tmp_path / "absent.yaml"
+    for path, reason in ((absent, "No such file or directory"), (tmp_path, "Is a directory")):
+        with pytest.raises(UsageError) as error:
+            load_config(path)
+        assert str(error.value) == f"{path}: expected a YAML configuration, {reason}"
+
+
 def test_shipped_configurations_are_right() -> None:
     paths = sorted((Path(liif_fast.__file__).parent / "configs").glob("*.yaml"))
     assert paths
