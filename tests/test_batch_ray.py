@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -21,7 +20,7 @@ from tiny import lay_desk, photo, upscale
 
 from liif_fast import streaming
 from liif_fast.batch import boxes, cluster
-from liif_fast.batch.manifest import FOLDER
+from liif_fast.batch.manifest import FOLDER, _lock
 from liif_fast.errors import UsageError
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'liif_fast[ray]'")
@@ -99,9 +98,7 @@ def abandoned() -> bool:
     """Whether nobody holds the record any more: a process that ends has its locks longer than its command line."""
     for path in Path("out", FOLDER).glob("*.jsonl"):
         with open(path, "rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _lock(file):
                 return False
     return True
 
