@@ -39,12 +39,15 @@ from torch import Tensor
 
 import liif_fast
 from benchmarks.machine import describe, tag
-from liif_fast import conversion, encoding, functional, image, reference, streaming, upscaling
+from liif_fast import functional, image, upscaling
+from liif_fast.backends import reference
+from liif_fast.batch import conversion, streaming
 from liif_fast.box import Box
 from liif_fast.cli import main as liif_fast_command
 from liif_fast.files import replacing
 from liif_fast.geometry import Grid, grid_queries
 from liif_fast.models import LIIF
+from liif_fast.rendering import encoding
 
 ROOT = Path(__file__).resolve().parent.parent
 CHUNK = 30_000  # queries at a time in the published demo

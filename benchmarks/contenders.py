@@ -12,7 +12,8 @@ from torch import Tensor
 
 from benchmarks.problem import Problem
 from benchmarks.shapes import Shape
-from liif_fast import backends, functional, reference
+from liif_fast import backends, functional
+from liif_fast.backends import reference
 
 CHUNK = 30_000  # queries at a time in the published demo
 ONNX = ("onnx", "onnxruntime", "onnxscript")

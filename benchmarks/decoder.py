@@ -30,10 +30,11 @@ from benchmarks.problem import initial, trained
 from benchmarks.published import ask as ask_published
 from benchmarks.published import load
 from benchmarks.racing import best, interleave, products
-from liif_fast import extension, reference
+from liif_fast.backends import reference
 from liif_fast.files import replacing
 from liif_fast.functional import project, query
 from liif_fast.geometry import make_cell, make_coord
+from liif_fast.native import extension
 from liif_fast.params import DecoderParams
 
 ROOT = Path(__file__).resolve().parent.parent

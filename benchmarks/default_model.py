@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 import liif_fast
 from liif_fast.data.pictures import read_picture
-from liif_fast.evaluate import compare
 from liif_fast.files import replacing
+from liif_fast.training.evaluation import compare
 
 RESULT = Path(__file__).parent / "results" / "default-model.json"
 

@@ -25,7 +25,8 @@ from torch import Tensor
 from benchmarks.contenders import CHUNK
 from benchmarks.decoder import FLOP_PER_PIXEL
 from benchmarks.machine import describe
-from liif_fast import functional, reference
+from liif_fast import functional
+from liif_fast.backends import reference
 from liif_fast.box import Box
 from liif_fast.geometry import Grid, Window, grid_queries
 from liif_fast.params import DecoderParams

@@ -29,7 +29,7 @@ from benchmarks.memory import peak
 from benchmarks.problem import photograph
 from benchmarks.racing import significant, timed
 from liif_fast import backends
-from liif_fast.render import render
+from liif_fast.rendering.render import render
 
 ROOT = Path(__file__).resolve().parent.parent
 # Axis -> sides of input and output, growing.

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from liif_fast import extension
+from liif_fast.native import extension
 
 
 def device() -> torch.device:

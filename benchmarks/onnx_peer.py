@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.problem import Problem
-from liif_fast import reference
+from liif_fast.backends import reference
 from liif_fast.params import DecoderParams
 
 

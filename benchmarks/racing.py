@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.contenders import build, check, is_half
 from benchmarks.problem import Problem
 from benchmarks.shapes import Shape
-from liif_fast import extension
+from liif_fast.native import extension
 
 LONG = 300.0  # seconds: where one call of each takes longer, those calls are all there is
 SLOW = 4.0  # seconds of a contender's first call from which on it may be its only one

@@ -15,7 +15,8 @@ from PIL import Image
 
 from benchmarks.machine import describe
 from benchmarks.racing import timed
-from liif_fast import functional, load, streaming
+from liif_fast import functional, load
+from liif_fast.batch import streaming
 from liif_fast.box import Box
 from liif_fast.upscaling import upscaling
 

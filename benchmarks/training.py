@@ -32,7 +32,7 @@ from torch import Tensor
 from benchmarks.machine import describe, tag
 from benchmarks.problem import initial
 from benchmarks.published import load, on_cpu
-from liif_fast import reference
+from liif_fast.backends import reference
 from liif_fast.files import replacing
 from liif_fast.functional import query
 from liif_fast.models import LIIF

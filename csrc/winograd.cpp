@@ -1,5 +1,5 @@
 // 3 x 3 convolutions with zero padding by Winograd's minimal filtering F(4 x 4, 3 x 3) (Lavin and Gray, 2016): a
-// quarter of the multiplications, for an error of a few more float32 digits. liif_fast/convolution.py turns the
+// quarter of the multiplications, for an error of a few more float32 digits. liif_fast/native/convolution.py turns the
 // kernels.
 #include "winograd.h"
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 import liif_fast
 from liif_fast.errors import LiifError
 from liif_fast.files import replacing
-from liif_fast.render import settle
+from liif_fast.rendering.render import settle
 
 PHOTOGRAPH = Path(__file__).with_name("osprey.jpg")
 SCALE = 4

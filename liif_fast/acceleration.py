@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from liif_fast import backends, reference
+from liif_fast import backends
+from liif_fast.backends import reference
 from liif_fast.errors import UsageError
 from liif_fast.models import LIIF
 from liif_fast.models.projection_cache import ProjectionCache, query

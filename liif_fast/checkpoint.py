@@ -16,10 +16,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from liif_fast import mmagic_format
 from liif_fast.errors import CheckpointError, LiifError, UsageError
 from liif_fast.files import replacing
-from liif_fast.models import make, spec_of
+from liif_fast.models import make, mmagic, spec_of
 
 DEFAULT_MODEL = Path(__file__).parent / "weights" / "edsr-baseline-liif.safetensors"
 
@@ -139,8 +138,8 @@ def _from_pickled(content: Any) -> tuple[dict[str, Any], dict[str, Any] | None]:
         if isinstance(model, Mapping) and {"name", "args", "sd"} <= model.keys():
             return dict(model), _normalisation(content.get("data_norm"))
         weights = content.get("state_dict", content)
-        if isinstance(weights, Mapping) and mmagic_format.is_mmagic(weights):
-            return mmagic_format.convert(weights)
+        if isinstance(weights, Mapping) and mmagic.is_mmagic(weights):
+            return mmagic.convert(weights)
     got = sorted(map(str, content))[:4] if isinstance(content, Mapping) else type(content).__name__
     raise CheckpointError(
         "expected {'model': {'name', 'args', 'sd'}} as the published code writes, or the state_dict of mmagic's LIIF, "

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from liif_fast import backends, convolution, reference
-from liif_fast.backends import pytorch
+from liif_fast import backends
+from liif_fast.backends import pytorch, reference
 from liif_fast.box import Box
 from liif_fast.errors import UsageError
 from liif_fast.geometry import Grid, Window, grid_queries
+from liif_fast.native import convolution
 from liif_fast.params import DecoderParams
 
 __all__ = ["Window", "project", "query", "query_grid", "resolve_precision"]

@@ -15,14 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from liif_fast import functional, geometry, periodic
-from liif_fast.alpha import bounded
+from liif_fast import functional, geometry
 from liif_fast.box import Box
-from liif_fast.encoding import Pixels, input_channels
 from liif_fast.errors import UsageError
 from liif_fast.geometry import Window
-from liif_fast.render import MODEL, Job, Progress
-from liif_fast.tiling import Span, cut, widen
+from liif_fast.rendering import periodic
+from liif_fast.rendering.alpha import bounded
+from liif_fast.rendering.encoding import Pixels, input_channels
+from liif_fast.rendering.render import MODEL, Job, Progress
+from liif_fast.rendering.tiling import Span, cut, widen
 from liif_fast.upscaling import Painting, collect, open_model, open_picture
 
 PADDINGS = ("border", "zeros")

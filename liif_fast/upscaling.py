@@ -12,16 +12,17 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from liif_fast import checkpoint, periodic, tiling
-from liif_fast.alpha import bounded, hide, owners
+from liif_fast import checkpoint
 from liif_fast.box import Box
-from liif_fast.encoding import INTEGER_MAX as FULL
-from liif_fast.encoding import Pixels, input_channels
 from liif_fast.errors import ImageError, UsageError
 from liif_fast.image import plain
-from liif_fast.render import NOTHING, Held, Progress, pieces
-from liif_fast.tiling import Target
-from liif_fast.windows import Windows, check_range
+from liif_fast.image.windows import Windows, check_range
+from liif_fast.rendering import periodic, tiling
+from liif_fast.rendering.alpha import bounded, hide, owners
+from liif_fast.rendering.encoding import INTEGER_MAX as FULL
+from liif_fast.rendering.encoding import Pixels, input_channels
+from liif_fast.rendering.render import NOTHING, Held, Progress, pieces
+from liif_fast.rendering.tiling import Target
 
 
 def upscale(
@@ -57,7 +58,7 @@ def upscale(
     model: a module (normalised by its `data_norm`, by the published 0.5 and 0.5 where it has none), the path of a
         checkpoint, or None for the model that comes with the package.
     backend, precision: as in `liif_fast.query`.
-    tile, memory, progress: as in `liif_fast.render.render`.
+    tile, memory, progress: as in `liif_fast.rendering.render.render`.
     max_pixels: pixels of the result above which the call is refused, None for no limit.
 
     Raises UsageError for arguments that make no sense, ImageError for a picture or region that does not fit,
@@ -84,7 +85,7 @@ def upscaling(
 ) -> Painting:
     """What `upscale` makes of a picture, to be had in parts. Arguments and errors are those of `upscale`.
 
-    image may also be `liif_fast.windows.Windows`, without wrap. part: only these pixels of the result.
+    image may also be `liif_fast.image.windows.Windows`, without wrap. part: only these pixels of the result.
     """
     network = open_model(model)
     source = open_picture(image, network)

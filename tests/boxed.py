@@ -11,7 +11,7 @@ from tiny import lay_desk, tiny_liif, upscale
 
 from liif_fast import checkpoint
 from liif_fast.batch import boxes
-from liif_fast.streaming import TILE
+from liif_fast.batch.streaming import TILE
 
 RESULT = "photo_x4.5.zarr"
 ALL = 6  # boxes of 576 x 432 pixels

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from liif_fast.train import Trainer
+from liif_fast.training.trainer import Trainer
 
 NORM = {"inp": {"sub": [0.5], "div": [0.5]}, "gt": {"sub": [0.5], "div": [0.5]}}
 EDSR = {"name": "edsr-baseline", "args": {"n_resblocks": 2, "n_feats": 8, "no_upsampling": True}}

@@ -15,7 +15,8 @@ import torch
 from conftest import seeded
 from torch import Tensor, nn
 
-from liif_fast import accelerate, functional, make_cell, make_coord, models, reference, restore
+from liif_fast import accelerate, functional, make_cell, make_coord, models, restore
+from liif_fast.backends import reference
 from liif_fast.errors import UsageError
 from liif_fast.params import DecoderParams
 

@@ -12,10 +12,12 @@ from small import questions, tiny
 from test_reference import check_golden_gradients
 from torch import Tensor
 
-from liif_fast import backends, extension, ops, reference
+from liif_fast import backends
+from liif_fast.backends import operators, reference
 from liif_fast.errors import BackendError
 from liif_fast.functional import Window, project, query
 from liif_fast.geometry import make_cell, make_coord
+from liif_fast.native import extension
 from liif_fast.params import DecoderParams
 
 BACKENDS = [n for n in backends.available_backends() if getattr(backends.FUSED.get(n), "BACKWARD", False)] or ["absent"]
@@ -172,13 +174,13 @@ def test_what_the_forward_keeps_is_what_the_backward_would_compute(hidden: list[
     (coord, cell), (_, rest) = random_queries(2, 90), params.split()
     given = (source, coord, cell, rest, list(params.weights[1:]), list(params.biases), True, [5, 6, 0, 0])
     for precision in precisions("cpu", params):
-        answer, kept = ops.query_keeping(*given, "cpu", precision)
+        answer, kept = operators.query_keeping(*given, "cpu", precision)
         grad = seeded(list(answer.shape), 5, 1)
-        found = (ops.query_backward(grad, *given, "cpu", precision, k) for k in (kept, None))
+        found = (operators.query_backward(grad, *given, "cpu", precision, k) for k in (kept, None))
         for own, again in zip(*map(torch.utils._pytree.tree_leaves, found), strict=True):
             assert torch.equal(own, again)
     with pytest.raises(RuntimeError, match="kept: expected"):
-        ops.query_backward(grad, *given, "cpu", "fp32", torch.zeros(2, 7, dtype=torch.uint8))
+        operators.query_backward(grad, *given, "cpu", "fp32", torch.zeros(2, 7, dtype=torch.uint8))
 
 
 def test_a_windows_gradient_is_that_of_the_whole_map(backend: str) -> None:
@@ -223,13 +225,13 @@ def test_opcheck(backend: str, hidden: list[int], cell_decode: bool) -> None:
     if reason is not None:
         pytest.skip(reason)
     given = operands(backend, hidden, cell_decode)
-    assert set(torch.library.opcheck(ops.query, given).values()) == {"SUCCESS"}
+    assert set(torch.library.opcheck(operators.query, given).values()) == {"SUCCESS"}
     source, _, coord, cell, _, rest, weights, *others = given
     grad = seeded((2, 30, 3), 5, 1)
     plain = torch.utils._pytree.tree_map(lambda t: t.detach() if isinstance(t, Tensor) else t, others)
     plain_weights = [w.detach() for w in weights]  # type: ignore[attr-defined]
     arguments = (grad, source.detach(), coord, cell, rest.detach(), plain_weights, *plain)  # type: ignore[attr-defined]
-    assert set(torch.library.opcheck(ops.query_backward, arguments).values()) == {"SUCCESS"}
+    assert set(torch.library.opcheck(operators.query_backward, arguments).values()) == {"SUCCESS"}
 
 
 def test_a_training_step_compiles_in_one_graph(backend: str) -> None:
@@ -263,10 +265,10 @@ def test_the_operator_refuses_other_gradients(backend: str) -> None:
     coord = given[2]
     assert isinstance(coord, Tensor)
     with pytest.raises(BackendError, match="gradients of a projected map"):
-        ops.query(*[*given[:2], coord.clone().requires_grad_(), *given[3:]]).sum().backward()
+        operators.query(*[*given[:2], coord.clone().requires_grad_(), *given[3:]]).sum().backward()
     grid = [*given[:2], None, None, [4, 5, 0, 0, 4, 5], *given[5:]]
     with pytest.raises(BackendError, match="for given coordinates"):
-        ops.query(*grid).sum().backward()
+        operators.query(*grid).sum().backward()
 
 
 def test_coordinates_that_need_a_gradient_get_it(backend: str) -> None:

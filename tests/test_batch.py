@@ -248,7 +248,7 @@ class Stages:
 
 def staged(monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, float, float]) -> tuple[Stages, Any]:
     """Stages and a converter of them that take so long for reading, computing, writing."""
-    from liif_fast import conversion
+    from liif_fast.batch import conversion
 
     stages = Stages()
 
@@ -293,7 +293,7 @@ def test_reading_computing_and_writing_overlap(
 
 
 def test_an_interrupt_finishes_what_is_being_written(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from liif_fast import conversion
+    from liif_fast.batch import conversion
 
     honest = conversion.image.write
     computed: list[str] = []

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny import names, photo, tiny_liif, upscale
 
-from liif_fast import checkpoint, files, streaming
-from liif_fast.batch import boxes
+from liif_fast import checkpoint, files
+from liif_fast.batch import boxes, streaming
+from liif_fast.batch.conversion import Converter, Settings
 from liif_fast.batch.manifest import FOLDER, Manifest
 from liif_fast.batch.plan import Item
-from liif_fast.conversion import Converter, Settings
+from liif_fast.batch.streaming import TILE
 from liif_fast.errors import LiifError
-from liif_fast.streaming import TILE
 
 pytest.importorskip("zarr")
 

@@ -19,14 +19,14 @@ import pytest
 from boxed import ALL, RESULT, content, count, lay_boxed_desk, run, undivided
 from tiny import names, upscale
 
-from liif_fast import batch, files, streaming
-from liif_fast.batch import boxes
+from liif_fast import batch, files
+from liif_fast.batch import boxes, streaming
 from liif_fast.batch.boxes import Gathering
+from liif_fast.batch.conversion import Converter, Settings
 from liif_fast.batch.manifest import FOLDER, Manifest
 from liif_fast.batch.plan import Item
 from liif_fast.batch.runner import Outcome, Runner
-from liif_fast.conversion import Converter, Settings
-from liif_fast.streaming import TILE
+from liif_fast.batch.streaming import TILE
 
 pytest.importorskip("zarr")
 

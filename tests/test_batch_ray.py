@@ -18,8 +18,7 @@ import numpy as np
 import pytest
 from tiny import lay_desk, photo, upscale
 
-from liif_fast import streaming
-from liif_fast.batch import boxes, cluster
+from liif_fast.batch import boxes, cluster, streaming
 from liif_fast.batch.manifest import FOLDER, _lock
 from liif_fast.errors import UsageError
 
@@ -201,9 +200,9 @@ def test_more_cores_than_any_machine_has() -> None:
 
 
 def test_a_picture_that_ends_its_process_is_given_up(desk: Path) -> None:
+    from liif_fast.batch.conversion import Settings
     from liif_fast.batch.manifest import Manifest
     from liif_fast.batch.plan import Item
-    from liif_fast.conversion import Settings
 
     settings = Settings({"scale": 1.0}, "model.safetensors")
     orders = cluster.Orders(settings, Path("out"), "run", resume=False, overwrite=False, cwd=str(desk))

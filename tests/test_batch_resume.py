@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny import lay_desk, names, photo, tiny_liif, upscale
 
-from liif_fast import checkpoint, conversion
+from liif_fast import checkpoint
+from liif_fast.batch import conversion
+from liif_fast.batch.conversion import Settings
 from liif_fast.batch.manifest import FOLDER, Manifest
 from liif_fast.batch.plan import Item
-from liif_fast.conversion import Settings
 from liif_fast.files import digest
 
 NAMES = ["a.png", "b.png", "c.png"]

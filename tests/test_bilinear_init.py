@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from small_run import EDSR, liif_spec
 
 from liif_fast import models
-from liif_fast.bilinear_init import bilinear_init
 from liif_fast.errors import UsageError
 from liif_fast.geometry import make_cell, make_coord
+from liif_fast.training.bilinear_init import bilinear_init
 
 ENCODERS = [
     EDSR,

@@ -15,7 +15,8 @@ from PIL import Image
 from test_image import BAD, bad_files
 from tiny import lay_desk, names, photo, size, tiny_liif, upscale
 
-from liif_fast import checkpoint, conversion
+from liif_fast import checkpoint
+from liif_fast.batch import conversion
 from liif_fast.cli import main
 
 
@@ -159,7 +160,7 @@ def test_a_picture_that_does_not_fit(name: str, arguments: list[str], message: s
 
 
 def test_force_lifts_both_limits(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("liif_fast.tiling.MAX_PIXELS", 1000)
+    monkeypatch.setattr("liif_fast.rendering.tiling.MAX_PIXELS", 1000)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     assert upscale("photo.png", "-s", "1.5") == 1
     assert upscale("photo.png", "-s", "1.5", "--force") == 0

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from conftest import seeded
 from torch import Tensor, nn
 
-from liif_fast import convolution, extension
-from liif_fast.convolution import (
+from liif_fast.models.edsr import ResBlock
+from liif_fast.native import convolution, extension
+from liif_fast.native.convolution import (
     Conv2d,
     convolve,
     convolve_weight,
@@ -17,7 +18,6 @@ from liif_fast.convolution import (
     residual_block_backward,
     steady_conv2d,
 )
-from liif_fast.models.edsr import ResBlock
 
 needed = pytest.mark.skipif(
     not convolution.fits(16, 16, (3, 3)),

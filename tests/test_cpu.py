@@ -11,9 +11,10 @@ import torch
 from conftest import GoldenCase, random_params, seeded
 from torch import Tensor
 
-from liif_fast import extension, geometry, reference
-from liif_fast.backends import cpu
+from liif_fast import geometry
+from liif_fast.backends import cpu, reference
 from liif_fast.functional import Window, project, query
+from liif_fast.native import extension
 from liif_fast.params import DecoderParams
 
 FP32 = extension.arithmetics("fp32") or ["absent"]

@@ -11,8 +11,8 @@ from PIL import Image
 from tiny import photo
 
 import liif_fast
-from liif_fast import conversion
 from liif_fast.backends import cpu
+from liif_fast.batch import conversion
 
 
 @pytest.fixture

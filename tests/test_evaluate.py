@@ -19,8 +19,8 @@ import liif_fast
 from liif_fast import checkpoint, models
 from liif_fast.cli import main
 from liif_fast.errors import UsageError
-from liif_fast.evaluate import evaluate, grid_shape
 from liif_fast.geometry import make_coord
+from liif_fast.training.evaluation import evaluate, grid_shape
 
 NORM = {"inp": {"sub": [0.5], "div": [0.5]}, "gt": {"sub": [0.5], "div": [0.5]}}
 
@@ -176,7 +176,7 @@ def test_interrupts_end_with_130(desk: Path, monkeypatch: pytest.MonkeyPatch) ->
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("liif_fast.evaluate.measure", interrupt)
+    monkeypatch.setattr("liif_fast.training.evaluation.measure", interrupt)
     assert run({"test_dataset": DOWN}) == 130
 
 
@@ -197,7 +197,10 @@ def test_the_shape_of_pictures_is_read_off_their_queries() -> None:
             grid_shape(wrong)
 
 
-@pytest.mark.parametrize("file", sorted((Path(liif_fast.__file__).parent / "configs" / "evaluate").glob("*.yaml")))
+EVALUATION_CONFIGS = Path(liif_fast.__file__).parent / "training" / "configs" / "evaluate"
+
+
+@pytest.mark.parametrize("file", sorted(EVALUATION_CONFIGS.glob("*.yaml")))
 def test_shipped_configurations_are_right(desk: Path, file: Path) -> None:
     config = yaml.safe_load(file.read_text())
     args = config["test_dataset"]["dataset"]["args"]

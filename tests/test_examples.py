@@ -26,7 +26,7 @@ def run_example(*arguments: str | Path, name: str = "demo.py") -> subprocess.Com
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A checkpoint of a small LIIF that starts as bilinear interpolation."""
-    from liif_fast.bilinear_init import bilinear_init
+    from liif_fast.training.bilinear_init import bilinear_init
 
     torch.manual_seed(0)
     encoder = {"name": "edsr-baseline", "args": {"n_resblocks": 1, "n_feats": 8, "no_upsampling": True}}

@@ -10,7 +10,8 @@ from conftest import GoldenCase, golden_cases, random_params, seeded
 from test_reference import check_golden_gradients
 from torch import Tensor
 
-from liif_fast import backends, reference
+from liif_fast import backends
+from liif_fast.backends import reference
 from liif_fast.errors import BackendError, UsageError
 from liif_fast.functional import Window, project, query, resolve_precision
 from liif_fast.geometry import make_cell, make_coord

@@ -16,7 +16,8 @@ from PIL import ExifTags, Image
 from test_image import SRGB, png, tagged
 from tiny import bilinear_liif, photo, tiny_liif
 
-from liif_fast import checkpoint, conversion, image, upscale
+from liif_fast import checkpoint, image, upscale
+from liif_fast.batch import conversion
 from liif_fast.errors import ImageError
 from liif_fast.image import Picture, tiff
 from liif_fast.image.picture import levelled, restored

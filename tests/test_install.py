@@ -90,7 +90,9 @@ def test_sdist_holds_all_that_a_build_needs(sdist: Path) -> None:
         names = {name.partition("/")[2] for name in archive.getnames()}
     needed = {"setup.py", "pyproject.toml", "README.md", "LICENSE", "constraints.txt", "liif_fast/py.typed"}
     needed |= shipped("csrc/*.cpp") | shipped("csrc/*.h") | shipped("kernels/*.py")
-    needed |= shipped("liif_fast/**/*.py") | shipped("liif_fast/weights/*") | shipped("liif_fast/configs/**/*.yaml")
+    needed |= (
+        shipped("liif_fast/**/*.py") | shipped("liif_fast/weights/*") | shipped("liif_fast/training/configs/**/*.yaml")
+    )
     needed = {name for name in needed if not name.startswith("liif_fast/kernels/")}
     assert needed <= names, f"missing from the sdist: {sorted(needed - names)}"
     assert not [name for name in names if name.endswith((".so", ".pyc"))]
@@ -101,7 +103,9 @@ def test_wheel_with_the_extension_runs_it(sdist: Path, tmp_path: Path) -> None:
     wheel = build("wheel", unpacked(sdist, tmp_path), tmp_path)
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    needed = shipped("liif_fast/**/*.py") | shipped("liif_fast/weights/*") | shipped("liif_fast/configs/**/*.yaml")
+    needed = (
+        shipped("liif_fast/**/*.py") | shipped("liif_fast/weights/*") | shipped("liif_fast/training/configs/**/*.yaml")
+    )
     needed |= {f"liif_fast/{name}" for name in shipped("kernels/*.py")} | {"liif_fast/py.typed"}
     assert needed <= names, f"missing from the wheel: {sorted(needed - names)}"
     top = {name.partition("/")[0] for name in names}

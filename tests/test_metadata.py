@@ -13,8 +13,9 @@ from PIL import ExifTags, Image, ImageCms
 from PIL.TiffImagePlugin import IFDRational
 from tiny import lay_desk, names, photo, upscale
 
-from liif_fast import image, streaming, windows
-from liif_fast.image import metadata, tiff
+from liif_fast import image
+from liif_fast.batch import streaming
+from liif_fast.image import metadata, tiff, windows
 
 tifffile: Any = pytest.importorskip("tifffile")
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

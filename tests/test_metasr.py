@@ -14,9 +14,11 @@ from conftest import DATA, seeded
 from small import TINY, questions
 from torch import Tensor, nn
 
-from liif_fast import geometry, models, reference, render
+from liif_fast import geometry, models
+from liif_fast.backends import reference
 from liif_fast.errors import UsageError
 from liif_fast.models import metasr
+from liif_fast.rendering import render
 
 GOLDEN = [case for case in json.loads((DATA / "query.json").read_text()) if case["name"].startswith("metasr")]
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from liif_fast.evaluate import Normalisation, compare, eval_psnr, predict, psnr_uint8
 from liif_fast.geometry import make_cell, make_coord
-from liif_fast.metrics import parse_mode, psnr
+from liif_fast.training.evaluation import Normalisation, compare, eval_psnr, predict, psnr_uint8
+from liif_fast.training.metrics import parse_mode, psnr
 
 GOLDEN = np.load(Path(__file__).parent / "data" / "models.npz")
 MODES = [(None, 1), ("benchmark", 2), ("benchmark", 4), ("div2k", 2), ("div2k", 3)]

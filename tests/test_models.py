@@ -14,7 +14,8 @@ from conftest import DATA, GoldenCase, golden_cases, seeded
 from small import IMNET, TINY, questions, tiny, truth
 from torch import Tensor, nn
 
-from liif_fast import models, reference
+from liif_fast import models
+from liif_fast.backends import reference
 from liif_fast.errors import UsageError
 
 

@@ -7,8 +7,7 @@ import torch
 from conftest import random_params, seeded
 from torch import Tensor
 
-from liif_fast import implementations, ops
-from liif_fast.backends import available_backends, unusable_reason
+from liif_fast.backends import available_backends, implementations, operators, unusable_reason
 from liif_fast.functional import project, query
 from liif_fast.params import DecoderParams
 
@@ -46,7 +45,9 @@ def test_opcheck(backend: str, hidden: list[int], cell_decode: bool, count: int)
     if reason is not None:
         pytest.skip(reason)
     feat, coord, cell = sample(count, batch=2)
-    result = torch.library.opcheck(ops.query, arguments(backend, params, feat, coord, cell if cell_decode else None))
+    result = torch.library.opcheck(
+        operators.query, arguments(backend, params, feat, coord, cell if cell_decode else None)
+    )
     assert set(result.values()) == {"SUCCESS"}
 
 
@@ -54,9 +55,9 @@ def test_fake_result_has_the_real_ones_metadata(backend: str) -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     real = arguments(backend, random_params(4, [16], out_dim=5), *sample(7, batch=2))
-    out = ops.query(*real)
+    out = operators.query(*real)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        fake = ops.query(*[mode.from_tensor(a) if isinstance(a, Tensor) else a for a in real])
+        fake = operators.query(*[mode.from_tensor(a) if isinstance(a, Tensor) else a for a in real])
     assert (fake.shape, fake.dtype, fake.stride()) == (out.shape, out.dtype, out.stride())
 
 
@@ -84,7 +85,7 @@ def test_what_it_runs_is_not_compiled(backend: str) -> None:
 
     @torch.compiler.disable(recursive=False)
     def left() -> Tensor:
-        return ops.query(*given)
+        return operators.query(*given)
 
     given = arguments(backend, random_params(4, [16, 16]), *sample())
     with torch.no_grad():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from conftest import GoldenCase, golden_cases, random_params, seeded
 
-from liif_fast import reference
+from liif_fast.backends import reference
 from liif_fast.geometry import make_cell, make_coord
 
 

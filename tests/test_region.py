@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from test_render import Wide
 from tiny import tiny_liif
 
-from liif_fast import tiling, upscale
+from liif_fast import upscale
+from liif_fast.rendering import tiling
 
 HALO = 4 + 1 + 1 + 1  # the encoder's radius, unfolding, neighbours, rounding
 

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from tiny import bilinear_liif, tiny_liif
 from torch import Tensor, nn
 
-from liif_fast import functional, geometry, models, reference
+from liif_fast import functional, geometry, models
+from liif_fast.backends import reference
 from liif_fast.box import Box
 from liif_fast.errors import BackendError, LiifError, UsageError
-from liif_fast.render import pieces, render, settle
+from liif_fast.rendering.render import pieces, render, settle
 
 SIZES = [(23, 31), (47, 61), (127, 165), (376, 488), (94, 200), (1, 1), (3, 400)]
 

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from tiny import tiny_liif
 from torch import Tensor, nn
 
-from liif_fast import encoding, models
-from liif_fast.encoding import Encoding
+from liif_fast import models
 from liif_fast.models.rolling import Rolling, rollable
-from liif_fast.render import pieces, render
-from liif_fast.tiling import Span, strip_rows
+from liif_fast.rendering import encoding
+from liif_fast.rendering.encoding import Encoding
+from liif_fast.rendering.render import pieces, render
+from liif_fast.rendering.tiling import Span, strip_rows
 
 
 def edsr(n_resblocks: int = 5, **args: Any) -> Any:

@@ -16,9 +16,10 @@ from test_render import Wide
 from tiny import bilinear_liif, photo, tiny_liif
 from torch import Tensor, nn
 
-from liif_fast import functional, geometry, models, reference, sample, upscale
+from liif_fast import functional, geometry, models, sample, upscale
+from liif_fast.backends import reference
 from liif_fast.errors import BackendError, ImageError, LiifError, UsageError
-from liif_fast.render import settle
+from liif_fast.rendering.render import settle
 
 MODEL = tiny_liif(Wide())
 BILINEAR = bilinear_liif()

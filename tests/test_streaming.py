@@ -17,12 +17,14 @@ from test_render import Wide
 from tiny import lay_desk, names, photo, tiny_liif, upscale
 
 import liif_fast
-from liif_fast import functional, image, render, streaming, tiling
+from liif_fast import functional, image
+from liif_fast.batch import streaming
 from liif_fast.box import Box
 from liif_fast.cli.reporting import Bar
 from liif_fast.errors import LiifError
 from liif_fast.image import tiff
-from liif_fast.render import Held
+from liif_fast.rendering import render, tiling
+from liif_fast.rendering.render import Held
 from liif_fast.upscaling import upscaling
 
 tifffile: Any = pytest.importorskip("tifffile")

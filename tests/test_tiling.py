@@ -10,9 +10,10 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from liif_fast import geometry, tiling
+from liif_fast import geometry
 from liif_fast.box import Box
-from liif_fast.tiling import Span
+from liif_fast.rendering import tiling
+from liif_fast.rendering.tiling import Span
 
 sides = st.integers(1, 150)
 

@@ -14,9 +14,9 @@ from small_run import EDSR, NORM, read, rows, same, small_config, weights
 
 import liif_fast
 from liif_fast.errors import UsageError
-from liif_fast.optimizer import Averager, make_optimizer
-from liif_fast.schedule import learning_rate_factor
-from liif_fast.train import BEST, LAST, Trainer, TrainingError
+from liif_fast.training.optimizer import Averager, make_optimizer
+from liif_fast.training.schedule import learning_rate_factor
+from liif_fast.training.trainer import BEST, LAST, Trainer, TrainingError
 
 
 @pytest.fixture

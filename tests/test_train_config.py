@@ -14,10 +14,10 @@ from small_run import interrupt_at_step, read, same, small_config, weights
 
 import liif_fast
 from liif_fast import cli, models
-from liif_fast.config import TRAINING, check, load_config, save_config
 from liif_fast.errors import UsageError
-from liif_fast.optimizer import make_optimizer
-from liif_fast.train import LAST, Trainer
+from liif_fast.training.config import TRAINING, check, load_config, save_config
+from liif_fast.training.optimizer import make_optimizer
+from liif_fast.training.trainer import LAST, Trainer
 
 # The forms in which the published files write things, in other words and with every key of theirs.
 PUBLISHED = """
@@ -128,7 +128,7 @@ def test_a_configuration_that_cannot_be_read_is_named_in_words(tmp_path: Path) -
 
 
 def test_shipped_configurations_are_right() -> None:
-    paths = sorted((Path(liif_fast.__file__).parent / "configs").glob("*.yaml"))
+    paths = sorted((Path(liif_fast.__file__).parent / "training" / "configs").glob("*.yaml"))
     assert paths
     for path in paths:
         config = load_config(path)

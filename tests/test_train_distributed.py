@@ -17,10 +17,10 @@ import torch
 import yaml
 from small_run import read, rows, small_config
 
-from liif_fast import distributed
-from liif_fast.interrupts import Stopped
-from liif_fast.loading import Order
-from liif_fast.train import BEST, LAST, Trainer
+from liif_fast.training import distributed
+from liif_fast.training.interrupts import Stopped
+from liif_fast.training.loading import Order
+from liif_fast.training.trainer import BEST, LAST, Trainer
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "liif_fast")
 # A process that hangs is a failure.
@@ -82,7 +82,7 @@ def test_shares_make_up_the_joint_batch(monkeypatch: pytest.MonkeyPatch) -> None
     for processes in (2, 3, 5):
         parts, shares = [], []
         for rank in range(processes):
-            monkeypatch.setattr("liif_fast.distributed.world", lambda place=(rank, processes): place)
+            monkeypatch.setattr("liif_fast.training.distributed.world", lambda place=(rank, processes): place)
             parts.append(list(order.walk(1, 0, 2)))
             shares.append([order.share(batch) for batch in range(order.batches)])
         for number, batch in enumerate(whole):
@@ -148,7 +148,7 @@ def test_a_process_stops_validating_together_with_the_others(
         sums.append(values)
         return values + torch.tensor([60.0, 2.0, told == "another one"])
 
-    monkeypatch.setattr("liif_fast.distributed.total", total)
+    monkeypatch.setattr("liif_fast.training.distributed.total", total)
     trainer.interrupts.stopped = told == "this one"
     with pytest.raises(Stopped):
         trainer.validate()

@@ -14,8 +14,8 @@ from small_run import interrupt_at_step, liif_spec, read, rows, same, small_conf
 
 from liif_fast import models
 from liif_fast.errors import CheckpointError
-from liif_fast.interrupts import Interrupts
-from liif_fast.train import LAST, Trainer
+from liif_fast.training.interrupts import Interrupts
+from liif_fast.training.trainer import LAST, Trainer
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import gpu_report
-from liif_fast import backends, functional, implementations, reference
-from liif_fast.backends import gpu
+from liif_fast import backends, functional
+from liif_fast.backends import implementations, reference, triton
 from liif_fast.box import Box
 from liif_fast.errors import BackendError, UsageError
 from liif_fast.functional import Window, project, query, query_grid
@@ -36,7 +36,7 @@ PROLOGUES = ("projected", "direct")
 ROOT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.skipif(
-    gpu.unusable_reason(DEVICE, "fp32") is not None, reason=str(gpu.unusable_reason(DEVICE, "fp32"))
+    triton.unusable_reason(DEVICE, "fp32") is not None, reason=str(triton.unusable_reason(DEVICE, "fp32"))
 )
 
 
@@ -226,7 +226,7 @@ def test_the_report_gives_the_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     assert row(random_params(4, [16])).usable
     assert "one width" in row(random_params(4, [16, 24])).reason
     assert "expected precision" in row(random_params(4, [16]), "int8").reason
-    monkeypatch.setattr(gpu, "unchosen_reason", lambda *_: "it was wrong")
+    monkeypatch.setattr(triton, "unchosen_reason", lambda *_: "it was wrong")
     assert row(random_params(4, [16])).detail.endswith("; not taken by auto: it was wrong")
 
 
@@ -313,22 +313,24 @@ def test_auto_never_takes_the_interpreter() -> None:
 
 
 def test_the_proof_on_a_device_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert gpu._disproof(DEVICE, "fp32") is None
+    assert triton._disproof(DEVICE, "fp32") is None
     right = implementations.KERNELS["triton"]
     monkeypatch.setitem(implementations.KERNELS, "triton", lambda *args: right(*args) * 1.001)
-    assert "differed from PyTorch" in str(gpu._disproof(DEVICE, "fp32"))
+    assert "differed from PyTorch" in str(triton._disproof(DEVICE, "fp32"))
     monkeypatch.setitem(implementations.KERNELS, "triton", lambda *args: 1 / 0)
-    assert "ZeroDivisionError" in str(gpu._disproof(DEVICE, "fp32"))
+    assert "ZeroDivisionError" in str(triton._disproof(DEVICE, "fp32"))
 
 
 def test_the_proof_of_the_gradients_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.inference_mode():
-        assert [gpu._disproof(DEVICE, precision, gradient=True) for precision in PRECISIONS] == [None] * len(PRECISIONS)
+        assert [triton._disproof(DEVICE, precision, gradient=True) for precision in PRECISIONS] == [None] * len(
+            PRECISIONS
+        )
     right = implementations.BACKWARD["triton"]
     monkeypatch.setitem(implementations.BACKWARD, "triton", lambda *args: (right(*args)[0] * 1.001, *right(*args)[1:]))
-    assert "differed from PyTorch" in str(gpu._disproof(DEVICE, "fp32", gradient=True))
-    assert gpu._disproof(DEVICE, "fp32") is None
-    monkeypatch.setattr(gpu, "unchosen_reason", lambda device, precision, gradient: "wrong" if gradient else None)
+    assert "differed from PyTorch" in str(triton._disproof(DEVICE, "fp32", gradient=True))
+    assert triton._disproof(DEVICE, "fp32") is None
+    monkeypatch.setattr(triton, "unchosen_reason", lambda device, precision, gradient: "wrong" if gradient else None)
     params = on_device(random_params(4, [16]))
     assert backends.select("auto", DEVICE, "fp32", params) == "triton"
     assert backends.select("auto", DEVICE, "fp32", params, gradient=True) != "triton"

@@ -12,8 +12,8 @@ from test_functional import random_queries, to_double
 from test_triton import DEVICE, PRECISIONS, on_device, poison
 from torch import Tensor
 
-from liif_fast import functional, implementations, reference
-from liif_fast.backends import gpu
+from liif_fast import functional
+from liif_fast.backends import implementations, reference, triton
 from liif_fast.kernels import launch_backward
 from liif_fast.kernels.launch_backward import backward
 from liif_fast.params import DecoderParams
@@ -23,7 +23,7 @@ __all__ = ["poison"]
 FLOORS = {"fp32": 1e-6, "tf32x3": 1e-6, "tf32": 2e-3, "fp16": 2e-3, "bf16": 2e-2}
 
 pytestmark = pytest.mark.skipif(
-    gpu.unusable_reason(DEVICE, "fp32") is not None, reason=str(gpu.unusable_reason(DEVICE, "fp32"))
+    triton.unusable_reason(DEVICE, "fp32") is not None, reason=str(triton.unusable_reason(DEVICE, "fp32"))
 )
 
 

@@ -14,8 +14,8 @@ from test_streaming import noise
 from tiny import lay_desk, names, photo, tiny_liif, upscale
 
 import liif_fast
-from liif_fast import windows
 from liif_fast.errors import ImageError
+from liif_fast.image import windows
 
 tifffile: Any = pytest.importorskip("tifffile")
 

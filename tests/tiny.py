@@ -11,8 +11,8 @@ from PIL import Image
 from torch import nn
 
 from liif_fast import checkpoint, models
-from liif_fast.bilinear_init import bilinear_init
 from liif_fast.cli import main
+from liif_fast.training.bilinear_init import bilinear_init
 
 PHOTO = Path(__file__).parent / "data" / "colosseum.png"  # 128 x 96, RGB
 

@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 import torch
 
-from liif_fast.backends import cpu, gpu, pytorch
+from liif_fast.backends import cpu, pytorch, triton
 from liif_fast.errors import BackendError, UsageError
 from liif_fast.params import DecoderParams
 
 PRECISIONS = ("auto", "fp32", "tf32x3", "tf32", "fp16", "bf16")
 # Best first for "auto", which falls back to `torch`; the reference is the oracle and is never chosen for its own sake.
-FUSED: dict[str, ModuleType] = {gpu.NAME: gpu, cpu.NAME: cpu}
+FUSED: dict[str, ModuleType] = {triton.NAME: triton, cpu.NAME: cpu}
 NAMES = ("reference", pytorch.NAME, *FUSED)
 
 
@@ -97,4 +97,4 @@ def available_backends() -> list[str]:
 
 def _its_device(name: str) -> torch.device:
     """Where a backend is asked about: the GPU for that of GPUs where there is one, else the CPU."""
-    return torch.device("cuda" if name == gpu.NAME and torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if name == triton.NAME and torch.cuda.is_available() else "cpu")

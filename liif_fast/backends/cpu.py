@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from liif_fast import extension, ops
+from liif_fast.backends import operators
 from liif_fast.geometry import Grid, Window
+from liif_fast.native import extension
 from liif_fast.params import DecoderParams
 
 NAME = "cpu"
@@ -58,4 +59,4 @@ def run(
     source: projected map [B, h, w, N0].
     where: (coord, cell) [B, Q, 2], or a grid.
     """
-    return ops.ask(source, where, params, window, NAME, precision, direct)
+    return operators.ask(source, where, params, window, NAME, precision, direct)

@@ -11,14 +11,16 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from liif_fast import files, image, tiling, windows
+from liif_fast import files, image
+from liif_fast.batch.conversion import Settings
 from liif_fast.batch.manifest import Manifest
 from liif_fast.batch.plan import Item
 from liif_fast.batch.runner import Count, Outcome
+from liif_fast.batch.streaming import TILE, part_files, staying
 from liif_fast.box import Box, Part
-from liif_fast.conversion import Settings
 from liif_fast.errors import LiifError
-from liif_fast.streaming import TILE, part_files, staying
+from liif_fast.image import windows
+from liif_fast.rendering import tiling
 
 SIDE = 8192  # output pixels: two cores make such a square of x2 in ten minutes
 

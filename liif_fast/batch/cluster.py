@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from liif_fast.batch.boxes import Gathering
+from liif_fast.batch.conversion import Converter, Settings
 from liif_fast.batch.manifest import Manifest
 from liif_fast.batch.plan import Item
 from liif_fast.batch.runner import Outcome, Runner
-from liif_fast.conversion import Converter, Settings
 from liif_fast.errors import LiifError, UsageError
 
 CORES = 4  # processor cores of an actor without a GPU, where a machine has so many

@@ -257,7 +257,7 @@ def _digest(item: Item, file: Path) -> Digest:
     """Of the item's result in `file`; of a part, of its own files in that store. OSError where there is none."""
     if item.part is None:
         return digest(file)
-    from liif_fast.streaming import DESCRIPTION, part_files
+    from liif_fast.batch.streaming import DESCRIPTION, part_files
 
     # A chunk that holds nothing but zeros is no file.
     there = [name for name in part_files(item.part.box) if (file / name).is_file()]

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from liif_fast import files
+from liif_fast.batch.conversion import Converter, Made, Task
 from liif_fast.batch.manifest import Manifest
 from liif_fast.batch.plan import Item
-from liif_fast.conversion import Converter, Made, Task
+from liif_fast.batch.streaming import check_replaceable
 from liif_fast.errors import ImageError, LiifError
-from liif_fast.streaming import check_replaceable
 
 Progress = Callable[[int, int], None]
 Watch = Callable[[Item], AbstractContextManager[Progress | None]]

@@ -42,9 +42,9 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from liif_fast import checkpoint
-    from liif_fast.config import load_config
     from liif_fast.errors import LiifError, UsageError
-    from liif_fast.evaluate import evaluate
+    from liif_fast.training.config import load_config
+    from liif_fast.training.evaluation import evaluate
 
     # Pillow logs what it then raises; a message of ours says it already.
     logging.getLogger("PIL").addHandler(logging.NullHandler())

@@ -40,7 +40,8 @@ def collect() -> dict[str, Any]:
     import PIL
     import torch
 
-    from liif_fast import __version__, backends, checkpoint, tiling
+    from liif_fast import __version__, backends, checkpoint
+    from liif_fast.rendering import tiling
 
     model = checkpoint.DEFAULT_MODEL
     return {

@@ -43,7 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Trains; returns the exit code, where this process is not one of several: those leave with it."""
     # torch is heavy: only once the arguments are known to be right
-    from liif_fast.distributed import leave
+    from liif_fast.training.distributed import leave
 
     return leave(_train(args))
 
@@ -51,10 +51,10 @@ def run(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace) -> int:
     import torch
 
-    from liif_fast.config import load_config
-    from liif_fast.distributed import joined, world
     from liif_fast.errors import LiifError, UsageError
-    from liif_fast.train import LAST, Trainer
+    from liif_fast.training.config import load_config
+    from liif_fast.training.distributed import joined, world
+    from liif_fast.training.trainer import LAST, Trainer
 
     path = _config_path(args.config)
     folder: Path = args.output or Path("save") / path.stem
@@ -87,7 +87,7 @@ def _train(args: argparse.Namespace) -> int:
 
 def _config_path(name: str) -> Path:
     """The file of that name, or the configuration of the package; a missing file is left to its reader."""
-    from liif_fast.config import SHIPPED
+    from liif_fast.training.config import SHIPPED
 
     shipped = SHIPPED / f"{name}.yaml"
     return shipped if shipped.is_file() and not Path(name).is_file() else Path(name)
@@ -106,8 +106,8 @@ def _resume(asked: Any, last: Path) -> Path | None:
 def _device(name: str | None) -> Any:
     import torch
 
-    from liif_fast.distributed import own
     from liif_fast.errors import UsageError
+    from liif_fast.training.distributed import own
 
     try:
         device = own(torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu")))

@@ -31,10 +31,10 @@ def run(args: argparse.Namespace) -> int:
     """Search both prologues; the exit code is 1 where the backend cannot run."""
     import torch
 
-    from liif_fast.backends import gpu
+    from liif_fast.backends import triton
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    reason = "PyTorch sees no CUDA GPU" if device.type == "cpu" else gpu.unusable_reason(device, args.precision)
+    reason = "PyTorch sees no CUDA GPU" if device.type == "cpu" else triton.unusable_reason(device, args.precision)
     if reason is not None:
         print(f"liif-fast tune: backend 'triton' cannot run: {reason}", file=sys.stderr)
         return 1

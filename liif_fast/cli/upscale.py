@@ -10,14 +10,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from liif_fast import tiling
 from liif_fast.cli.upscale_arguments import address, checked, cores, number, resolution, roi, shard, size, suffix, wrap
 from liif_fast.errors import LiifError, UsageError
+from liif_fast.rendering import tiling
 
 if TYPE_CHECKING:
+    from liif_fast.batch.conversion import Settings
     from liif_fast.batch.plan import Item
     from liif_fast.cli.reporting import Reporter
-    from liif_fast.conversion import Settings
 
 DEFAULT_SCALE = 4.0
 EPILOG = f"""\
@@ -193,7 +193,7 @@ def _share(args: argparse.Namespace, items: list[Item]) -> list[Item]:
 
 
 def _settings(args: argparse.Namespace, sizes: dict[str, Any]) -> Settings:
-    from liif_fast.conversion import Settings
+    from liif_fast.batch.conversion import Settings
 
     names = ("model", "backend", "precision", "device", "tile", "memory", "wrap", "force", "strip_metadata", "compress")
     settings = Settings(sizes, **{name: getattr(args, name) for name in names})
@@ -218,8 +218,8 @@ def _make(
         cluster.run(items, orders, report, args.ray, args.ray_cores)
         return
     from liif_fast.batch import boxes
+    from liif_fast.batch.conversion import Converter
     from liif_fast.batch.runner import Runner
-    from liif_fast.conversion import Converter
 
     convert = Converter(settings)
     manifest = None if folder is None else Manifest(folder, settings.identity(), everything=args.resume)

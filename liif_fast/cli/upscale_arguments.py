@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from liif_fast import tiling
 from liif_fast.errors import LiifError, UsageError
+from liif_fast.rendering import tiling
 
 if TYPE_CHECKING:
     from liif_fast.batch.shards import Shard

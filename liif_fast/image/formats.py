@@ -50,7 +50,7 @@ FORMATS = {
     ".avif": Format("AVIF", alpha=True, most=65_536, options=(("quality", 90),), needs="avif", dpi_in_exif=True),
     ".bmp": Format("BMP", keeps=("resolution",)),
     ".ppm": Format("PPM", keeps=()),
-    # Written by `liif_fast.streaming`.
+    # Written by `liif_fast.batch.streaming`.
     ".zarr": Format("zarr", alpha=True, deep=True, floating=True, keeps=("colour profile",)),
 }
 # Phones call a JPEG with a second picture behind it so.

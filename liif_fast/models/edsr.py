@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from liif_fast.convolution import fused_residual_block
 from liif_fast.models.layers import MeanShift, Upsampler, add_into, conv, tail_radius, upsampling_steps
 from liif_fast.models.registry import register
+from liif_fast.native.convolution import fused_residual_block
 
 
 class ResBlock(nn.Module):

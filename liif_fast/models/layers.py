@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from liif_fast.convolution import Conv2d
 from liif_fast.errors import UsageError
+from liif_fast.native.convolution import Conv2d
 
 # Mean colour of DIV2K, in [0, 1].
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)

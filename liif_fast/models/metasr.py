@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from liif_fast import geometry
-from liif_fast.convolution import steady_conv2d
 from liif_fast.errors import UsageError
 from liif_fast.geometry import Window
 from liif_fast.models.liif import Spec, default_data_norm, encoder_width
 from liif_fast.models.mlp import MLP
 from liif_fast.models.projection_cache import ProjectionCache, may_keep
 from liif_fast.models.registry import make, register, spec_of
+from liif_fast.native.convolution import steady_conv2d
 
 HIDDEN = 256
 COLORS = 3

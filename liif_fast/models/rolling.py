@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from liif_fast.convolution import Conv2d, steady_conv2d
 from liif_fast.models.edsr import EDSR, ResBlock
+from liif_fast.native.convolution import Conv2d, steady_conv2d
 
 
 def rollable(encoder: nn.Module) -> bool:

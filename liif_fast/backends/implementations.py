@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from liif_fast import extension
 from liif_fast.box import Box
 from liif_fast.geometry import Grid, Window, grid_queries
+from liif_fast.native import extension
 
 Answers = tuple[Tensor, Tensor]
 Gradients = tuple[Tensor, Tensor, list[Tensor], list[Tensor]]

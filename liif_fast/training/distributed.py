@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from liif_fast.interrupts import Stopped
-from liif_fast.training_state import TrainingError
+from liif_fast.training.interrupts import Stopped
+from liif_fast.training.state import TrainingError
 
 
 def world() -> tuple[int, int]:

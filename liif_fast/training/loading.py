@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from liif_fast import distributed
 from liif_fast.data import collate
 from liif_fast.errors import LiifError
+from liif_fast.training import distributed
 
 Batch = dict[str, Tensor]
 

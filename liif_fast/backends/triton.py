@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from liif_fast import geometry, ops, reference
-from liif_fast.backends import pytorch
+from liif_fast import geometry
+from liif_fast.backends import operators, pytorch, reference
 from liif_fast.box import Box
 from liif_fast.geometry import Grid, Window
 from liif_fast.params import DecoderParams
@@ -177,4 +177,4 @@ def run(
     source: projected map [B, h, w, N0], or with `direct` the features [B, C, h, w].
     where: (coord, cell) [B, Q, 2], or a grid.
     """
-    return ops.ask(source, where, params, window, NAME, precision, direct)
+    return operators.ask(source, where, params, window, NAME, precision, direct)

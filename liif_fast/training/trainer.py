@@ -14,18 +14,19 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from liif_fast import config as configuration
-from liif_fast import distributed, models
-from liif_fast.bilinear_init import bilinear_init
+from liif_fast import models
 from liif_fast.data import make_samples
 from liif_fast.errors import UsageError
-from liif_fast.evaluate import IDENTITY_NORM, Normalisation, eval_psnr
-from liif_fast.interrupts import Interrupts, Stopped
-from liif_fast.loading import Batch, Order, one_line_errors, training_batches, validation_loader
-from liif_fast.optimizer import Averager, make_optimizer
-from liif_fast.schedule import learning_rate_factor
-from liif_fast.training_log import Log, Row
-from liif_fast.training_state import TrainingError, check_model, load_optimizer, read_state, write_state
+from liif_fast.training import config as configuration
+from liif_fast.training import distributed
+from liif_fast.training.bilinear_init import bilinear_init
+from liif_fast.training.evaluation import IDENTITY_NORM, Normalisation, eval_psnr
+from liif_fast.training.interrupts import Interrupts, Stopped
+from liif_fast.training.loading import Batch, Order, one_line_errors, training_batches, validation_loader
+from liif_fast.training.log import Log, Row
+from liif_fast.training.optimizer import Averager, make_optimizer
+from liif_fast.training.schedule import learning_rate_factor
+from liif_fast.training.state import TrainingError, check_model, load_optimizer, read_state, write_state
 
 LAST = "epoch-last.pth"
 BEST = "epoch-best.pth"
@@ -37,7 +38,7 @@ GPU_CHECK = 16
 class Trainer:
     """One training run, in the folder that holds its checkpoints and its log.
 
-    config: the published keys (see the module `liif_fast.config` for all of them).
+    config: the published keys (see the module `liif_fast.training.config` for all of them).
     folder: made if missing; nothing in it is ever removed, only `epoch-last.pth`, `epoch-best.pth`, `epoch-N.pth` and
         `curve.png` are replaced, each whole or not at all.
     resume: a checkpoint to go on from; exact if this class wrote it, else from its model, optimizer and epoch.

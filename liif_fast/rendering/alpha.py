@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liif_fast.encoding import INTEGER_MAX as FULL
+from liif_fast.rendering.encoding import INTEGER_MAX as FULL
 
 
 def hide(colour: Tensor, alpha: Tensor) -> Tensor:

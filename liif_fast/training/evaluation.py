@@ -18,7 +18,7 @@ from liif_fast.data import collate, make_samples
 from liif_fast.data.samples import whole_number
 from liif_fast.errors import UsageError
 from liif_fast.geometry import make_cell, make_coord
-from liif_fast.metrics import border, parse_mode, psnr
+from liif_fast.training.metrics import border, parse_mode, psnr
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from liif_fast.box import Box
-from liif_fast.encoding import Pixels, encoder_of
 from liif_fast.errors import UsageError
-from liif_fast.tiling import Target
-from liif_fast.windows import Windows
+from liif_fast.image.windows import Windows
+from liif_fast.rendering.encoding import Pixels, encoder_of
+from liif_fast.rendering.tiling import Target
 
 NONE = (0, 0)
 REACH = 4  # input pixels that a query sees beside its own: neighbours, unfolding, rounding, and one more

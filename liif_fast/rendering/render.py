@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from liif_fast import backends, functional, geometry
 from liif_fast.box import Box
-from liif_fast.encoding import STRIP_COPIES, Encoding, Pixels, encoder_of, input_channels, norm, placement
 from liif_fast.errors import LiifError, UsageError
 from liif_fast.geometry import Grid, Window, grid_queries
 from liif_fast.models import metasr
 from liif_fast.params import DecoderParams, linear_layers
-from liif_fast.tiling import (
+from liif_fast.rendering.encoding import STRIP_COPIES, Encoding, Pixels, encoder_of, input_channels, norm, placement
+from liif_fast.rendering.tiling import (
     SMALLEST,
     Span,
     check_tile,

@@ -11,10 +11,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from liif_fast import backends, checkpoint, files, image, periodic, render, streaming, tiling, windows
+from liif_fast import backends, checkpoint, files, image
 from liif_fast.backends import cpu
+from liif_fast.batch import streaming
 from liif_fast.box import Part
 from liif_fast.errors import ImageError, UsageError
+from liif_fast.image import windows
+from liif_fast.rendering import periodic, render, tiling
 from liif_fast.upscaling import upscale, upscaling
 
 EIGHT_BIT_MODES = ("L", "LA", "RGB", "RGBA")

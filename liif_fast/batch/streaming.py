@@ -27,9 +27,9 @@ from liif_fast.files import replacing
 from liif_fast.image import Picture, metadata, tiff
 from liif_fast.image.formats import extra
 from liif_fast.image.picture import restored
-from liif_fast.render import Held
+from liif_fast.image.windows import Windows
+from liif_fast.rendering.render import Held
 from liif_fast.upscaling import Painting
-from liif_fast.windows import Windows
 
 TIFF = (".tif", ".tiff")
 STREAMED_FROM = 2**27  # bytes of pixels: smaller TIFFs are written whole

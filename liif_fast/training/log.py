@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from liif_fast.files import replacing
-from liif_fast.training_state import TrainingError
+from liif_fast.training.state import TrainingError
 
 CSV = "log.csv"
 CURVE = "curve.png"

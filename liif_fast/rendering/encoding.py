@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from liif_fast.errors import UsageError
+from liif_fast.image.windows import Windows
 from liif_fast.models.rolling import Rolling, rollable, row_floats
-from liif_fast.tiling import Span, widen
-from liif_fast.windows import Windows
+from liif_fast.rendering.tiling import Span, widen
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Pixels = Tensor | Windows

@@ -25,9 +25,9 @@ from typing import Any
 
 from liif_fast.data import ENTRY, OPTIONAL
 from liif_fast.errors import UsageError, suggestion
-from liif_fast.metrics import parse_mode
 from liif_fast.models import registry
-from liif_fast.optimizer import OPTIMIZERS
+from liif_fast.training.metrics import parse_mode
+from liif_fast.training.optimizer import OPTIMIZERS
 
 SHIPPED = Path(__file__).parent / "configs"
 ENTRIES = ("train_dataset", "val_dataset", "test_dataset")

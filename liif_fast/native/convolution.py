@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from liif_fast import extension
+from liif_fast.native import extension
 
 # Looked up once: torch.compile traces through the choice.
 WANTED = extension.import_error is None and bool(torch.ops.liif_fast.cpu_winograd_works())
