@@ -1,0 +1,224 @@
+"""The command line: results, names, what is printed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from support.paths import ROOT
+from support.pictures_and_models import PHOTO, lay_desk, names, photo, size, tiny_liif, upscale
+
+from liif_fast import __version__, checkpoint
+from liif_fast.backends import cpu
+from liif_fast.cli import main
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return lay_desk(tmp_path, monkeypatch)
+
+
+# -- results --------------------------------------------------------------------------------------------------------
+
+
+def test_a_photograph_end_to_end(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert upscale("photo.png", "-o", "large.png", "--size", "331x120", "--tile", "16") == 0
+    planes = torch.from_numpy(np.asarray(photo(), dtype=np.float32)).permute(2, 0, 1)[None]
+    expected = F.interpolate(planes, (120, 331), mode="bilinear")[0].permute(1, 2, 0).numpy()
+    with Image.open("large.png") as image:
+        assert np.abs(np.asarray(image, dtype=np.float32) - expected).max() <= 0.51
+    out, err = capsys.readouterr()
+    assert out.startswith("photo.png -> large.png (331 x 120, ")
+    assert "MP/s" in out
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["-s", "3.14"], (402, 301)),
+        (["-s", "0.5"], (64, 48)),
+        (["--size", "200X100"], (200, 100)),
+        (["--resolution", "100,200"], (200, 100)),
+        (["--width", "64"], (64, 48)),
+        (["--height", "144"], (192, 144)),
+        (["--width", "50", "--height", "60"], (50, 60)),
+        ([], (512, 384)),
+        (["-s", "2", "--roi", "10,20,30,15"], (60, 30)),
+        (["--size", "90x45", "--roi", "10,20,30,15"], (90, 45)),
+        (["-s", "1.5", "--memory", "1M", "--backend", "torch", "--precision", "fp32", "--device", "cpu"], (192, 144)),
+    ],
+)
+def test_size(arguments: list[str], expected: tuple[int, int], desk: Path) -> None:
+    assert upscale("photo.png", "-o", "out.png", *arguments) == 0
+    assert size("out.png") == expected
+
+
+def test_a_region_is_that_part_of_the_whole(desk: Path) -> None:
+    assert upscale("photo.png", "-s", "2", "-o", "whole.png") == 0
+    assert upscale("photo.png", "-s", "2", "-o", "part.png", "--roi", "10,20,30,15") == 0
+    with Image.open("whole.png") as whole, Image.open("part.png") as part:
+        crop = np.asarray(whole.crop((20, 40, 80, 70)), dtype=int)
+        assert np.abs(np.asarray(part, dtype=int) - crop).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["-s", "1.5"], ["photo_x1.5.png"]),
+        (["--size", "20x10"], ["photo_20x10.png"]),
+        (["--width", "20"], ["photo_20x.png"]),
+        (["-s", "2", "--roi", "1,2,30,40"], ["photo_x2_roi1-2-30-40.png"]),
+    ],
+)
+def test_default_name_beside_the_input(arguments: list[str], expected: list[str], desk: Path) -> None:
+    before = names(desk)
+    assert upscale("photo.png", *arguments) == 0
+    assert sorted(set(names(desk)) - set(before)) == expected
+
+
+def test_several_inputs_into_a_folder(desk: Path) -> None:
+    photo().save("other.jpg", quality=95)
+    photo().quantize(32).save("third.gif")
+    assert upscale("photo.png", "-i", "other.jpg", "third.gif", "-o", "new/deep", "-s", "1.5") == 0
+    assert names(desk / "new" / "deep") == ["other_x1.5.jpg", "photo_x1.5.png", "third_x1.5.png"]
+    assert upscale("-i", "photo.png", "-o", "slash/", "-s", "1.5") == 0
+    assert upscale("photo.png", "-o", "slash", "-s", "2.5") == 0
+    assert names(desk / "slash") == ["photo_x1.5.png", "photo_x2.5.png"]
+
+
+def test_json_says_what_was_done(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert upscale("photo.png", "none.png", "-o", "out/", "-s", "2", "--json") == 1
+    out, err = capsys.readouterr()
+    good, bad = (json.loads(line) for line in out.splitlines())
+    assert good.pop("seconds") > 0
+    assert good.pop("megapixels_per_second") > 0
+    backend = good.pop("backend")
+    assert backend in ("torch", "cpu")
+    assert good == {
+        "input": "photo.png",
+        "output": "out/photo_x2.png",
+        "width": 256,
+        "height": 192,
+        "precision": cpu.EIGHT_BIT_PRECISION if backend == "cpu" else "fp32",
+        "skipped": False,
+        "ok": True,
+        "error": None,
+    }
+    assert bad["ok"] is False
+    assert bad["error"] == "none.png: no such file"
+    assert err.splitlines()[-1].endswith("none.png: no such file")
+
+
+def test_quiet_says_nothing(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo().quantize(32).save("palette.png")
+    assert upscale("palette.png", "-s", "2", "-q") == 0
+    assert capsys.readouterr() == ("", "")
+    assert upscale("palette.png", "-s", "2", "--overwrite") == 0
+    assert capsys.readouterr().err == "palette.png: palette converted to RGB\n"
+
+
+def test_progress_on_a_terminal(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert upscale("photo.png", "-s", "4", "--tile", "16") == 0
+    err = capsys.readouterr().err
+    assert "photo.png:   0%|" in err
+    assert "/0.20 MP, " in err
+    assert "MP/s" in err
+
+
+def test_metadata_depth_and_alpha_survive(desk: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x013B] = 6, "Somebody"
+    photo().save("turned.jpg", exif=exif, dpi=(300, 300), icc_profile=b"profile of some kind", quality=95)
+    assert upscale("turned.jpg", "-s", "1.5") == 0
+    with Image.open("turned_x1.5.jpg") as image:
+        assert image.size == (144, 192)
+        assert image.getexif()[0x013B] == "Somebody"
+        assert 0x0112 not in image.getexif()
+        assert image.info["icc_profile"] == b"profile of some kind"
+        assert image.info["dpi"] == (300, 300)
+    for mode, name in (("I;16", "deep"), ("LA", "gray"), ("RGBA", "colour")):
+        gray = np.asarray(photo().convert("L"))
+        source = Image.fromarray(gray.astype(np.uint16) * 257) if mode == "I;16" else photo().convert(mode)
+        source.save(f"{name}.png")
+        assert upscale(f"{name}.png", "-s", "1.5") == 0
+        with Image.open(f"{name}_x1.5.png") as image:
+            assert image.mode == mode
+
+
+def test_published_model_file(desk: Path) -> None:
+    checkpoint.save(tiny_liif(), "epoch-last.pth")
+    assert (
+        main(["upscale", "--model", "epoch-last.pth", "-i", "photo.png", "--resolution", "60,70", "-o", "o.png"]) == 0
+    )
+    assert size("o.png") == (70, 60)
+
+
+def test_info_names_versions_devices_backends_and_the_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["versions"]["liif_fast"] == __version__
+    assert facts["versions"]["torch"] == torch.__version__
+    assert facts["devices"]["threads"] == torch.get_num_threads()
+    rows = {row["name"]: row for row in facts["backends"]}
+    assert {"reference", "torch", "cpu"} <= set(rows)
+    assert rows["torch"]["usable"] is True
+    assert all(row["usable"] or row["reason"] for row in rows.values())
+    assert facts["default model"]["path"].endswith("edsr-baseline-liif.safetensors")
+    assert main(["info"]) == 0
+    out = capsys.readouterr().out
+    for word in ("versions:", "devices:", "backends:", "default model:", torch.__version__, "reference", "threads"):
+        assert word in out
+
+
+def loads(modules: set[str], *arguments: str) -> tuple[str, str]:
+    """Runs the command, which has to succeed, in a process of its own: (what it printed, which of these it loaded)."""
+    code = (
+        "import sys; from liif_fast.cli import main; code = main(sys.argv[1:]); "
+        f"print(sorted({modules!r} & set(sys.modules))); sys.exit(code)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stdout.splitlines()[-1]
+
+
+def test_help_loads_nothing_heavy() -> None:
+    for arguments in (["--help"], ["upscale", "--help"], ["--version"]):
+        printed, loaded = loads({"torch", "numpy", "PIL", "yaml", "tqdm"}, *arguments)
+        assert loaded == "[]"
+        assert "upscale" in printed or __version__ in printed
+
+
+def test_a_picture_takes_no_compiler(desk: Path) -> None:
+    """Loading that of torch takes almost as long again as torch itself."""
+    arguments = ["upscale", "photo.png", "-o", "large.png", "--model", "model.safetensors"]
+    _, loaded = loads({"torch._dynamo", "torch._inductor", "triton", "sympy"}, *arguments)
+    assert loaded == "[]"
+
+
+def test_the_default_model_makes_pictures(desk: Path) -> None:
+    if not checkpoint.DEFAULT_MODEL.is_file():
+        pytest.fail("the default model is missing from liif_fast/weights")
+    assert main(["upscale", "photo.png", "-s", "2", "-o", "out.png"]) == 0
+    with Image.open("out.png") as image:
+        result = np.asarray(image, dtype=float)
+    smooth = np.asarray(photo().resize((256, 192), Image.Resampling.BICUBIC), dtype=float)
+    assert np.abs(result - smooth).mean() < 6
+
+
+def test_the_test_photograph_is_small() -> None:
+    assert PHOTO.stat().st_size < 40_000

@@ -1,0 +1,193 @@
+"""The package as it is installed: what the archives hold, what an import loads, life without a compiler."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.paths import ROOT
+
+import liif_fast
+
+# Set by CI: a missing extension is then a failure, elsewhere it is a reason to skip.
+REQUIRED = os.environ.get("LIIF_FAST_REQUIRE_CPU") == "1"
+NOT_SOURCES = shutil.ignore_patterns(
+    ".git", ".venv", "build", "dist", "save", "*.egg-info", "*.so", "__pycache__", ".*_cache", ".hypothesis"
+)
+
+
+def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command outside of the checkout and return what it printed; its own failure fails the test."""
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | environment
+    done = subprocess.run([str(c) for c in command], cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done
+
+
+def build(kind: str, source: Path, out: Path, **environment: str) -> Path:
+    """Build an sdist or a wheel of `source` with the installed tools, as pip without build isolation does."""
+    hook = f"import sys, setuptools.build_meta as b; print(b.build_{kind}(sys.argv[1]))"
+    done = run(sys.executable, "-c", hook, out, cwd=source, **environment)
+    return out / done.stdout.split()[-1]
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An sdist of a copy of the checkout, so that the checkout stays as it is."""
+    base = tmp_path_factory.mktemp("sdist")
+    shutil.copytree(ROOT, base / "source", symlinks=True, ignore=NOT_SOURCES)
+    return build("sdist", base / "source", base)
+
+
+def unpacked(sdist: Path, folder: Path) -> Path:
+    """The sdist's content, fresh: wheels are built from it, so a file that it lacks is noticed."""
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder / "unpacked", filter="data")
+    (source,) = (folder / "unpacked").iterdir()
+    return source
+
+
+def installed(wheel: Path, folder: Path) -> Path:
+    """Install one wheel, non-editable, into a folder of its own."""
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "-q", "--no-deps")
+    run(*pip, "--no-index", "--target", folder, wheel, cwd=wheel.parent)
+    return folder
+
+
+def backend_row(name: str, site: Path) -> dict[str, Any]:
+    """What the command line of the package installed in `site` says of a backend."""
+    code = "import liif_fast, sys; print(liif_fast.__file__, file=sys.stderr)\nfrom liif_fast.cli import main; main()"
+    torch = importlib.util.find_spec("torch")
+    assert torch is not None
+    assert torch.origin is not None
+    # Without `site` no editable install of this package is seen: it would lend its extension to this copy.
+    libraries = os.pathsep.join((str(site), str(Path(torch.origin).parents[1])))
+    done = run(sys.executable, "-S", "-c", code, "info", "--json", cwd=site.parent, PYTHONPATH=libraries)
+    assert done.stderr.startswith(str(site)), "another copy of the package answered"
+    (row,) = (row for row in json.loads(done.stdout)["backends"] if row["name"] == name)
+    return dict(row)
+
+
+def shipped(pattern: str) -> set[str]:
+    """Files of the checkout that match, relative to it."""
+    return {str(path.relative_to(ROOT)) for path in ROOT.glob(pattern) if "__pycache__" not in path.parts}
+
+
+def test_sdist_holds_all_that_a_build_needs(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    needed = {"setup.py", "pyproject.toml", "README.md", "LICENSE", "constraints.txt", "liif_fast/py.typed"}
+    needed |= shipped("csrc/*.cpp") | shipped("csrc/*.h") | shipped("kernels/*.py")
+    needed |= (
+        shipped("liif_fast/**/*.py") | shipped("liif_fast/weights/*") | shipped("liif_fast/training/configs/**/*.yaml")
+    )
+    needed = {name for name in needed if not name.startswith("liif_fast/kernels/")}
+    assert needed <= names, f"missing from the sdist: {sorted(needed - names)}"
+    assert not [name for name in names if name.endswith((".so", ".pyc"))]
+
+
+@pytest.mark.slow
+def test_wheel_with_the_extension_runs_it(sdist: Path, tmp_path: Path) -> None:
+    wheel = build("wheel", unpacked(sdist, tmp_path), tmp_path)
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    needed = (
+        shipped("liif_fast/**/*.py") | shipped("liif_fast/weights/*") | shipped("liif_fast/training/configs/**/*.yaml")
+    )
+    needed |= {f"liif_fast/{name}" for name in shipped("kernels/*.py")} | {"liif_fast/py.typed"}
+    assert needed <= names, f"missing from the wheel: {sorted(needed - names)}"
+    top = {name.partition("/")[0] for name in names}
+    assert {name for name in top if not name.endswith(".dist-info")} == {"liif_fast"}
+
+    folder = installed(wheel, tmp_path / "site")
+    if not any(re.match(r"liif_fast/_C.*\.so", name) for name in names):
+        assert not REQUIRED, "the wheel lacks the C++ extension"
+        pytest.skip("no C++ compiler here: the wheel is pure Python")
+    assert backend_row("cpu", folder)["usable"]
+
+
+@pytest.mark.slow
+def test_without_a_compiler_it_installs_as_pure_python_and_says_so(sdist: Path, tmp_path: Path) -> None:
+    nowhere = str(tmp_path / "no-compiler")
+    environment = {"CC": nowhere, "CXX": nowhere, "LIIF_FAST_REQUIRE_CPU": "0"}
+    wheel = build("wheel", unpacked(sdist, tmp_path), tmp_path, **environment)
+    with zipfile.ZipFile(wheel) as archive:
+        assert not [name for name in archive.namelist() if name.endswith(".so")]
+    folder = installed(wheel, tmp_path / "site")
+    assert backend_row("torch", folder)["usable"]
+    cpu = backend_row("cpu", folder)
+    assert not cpu["usable"]
+    assert "compiler" in cpu["reason"]
+
+
+def test_extension_is_built_where_it_is_required() -> None:
+    if not REQUIRED:
+        pytest.skip("LIIF_FAST_REQUIRE_CPU is not set: the extension is optional here")
+    import torch  # noqa: F401  (the extension links against its libraries)
+
+    importlib.import_module("liif_fast._C")
+
+
+def test_import_is_light_and_silent(tmp_path: Path) -> None:
+    heavy = {"torch", "numpy", "PIL", "safetensors", "tqdm", "triton", "yaml", "liif_fast._C"}
+    code = f"import sys, liif_fast; print(sorted({heavy!r} & set(sys.modules)))"
+    done = run(sys.executable, "-W", "error", "-c", code, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert done.stdout == "[]\n"
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("name", ["LIIF", "query", "accelerate", "make_coord", "available_backends"])
+def test_public_names_bring_no_picture_libraries(name: str, tmp_path: Path) -> None:
+    code = (
+        "import sys, torch; before = set(sys.modules)\n"
+        f"import liif_fast; liif_fast.{name}\n"
+        "new = {m.partition('.')[0] for m in set(sys.modules) - before}\n"
+        "print(sorted(new & {'PIL', 'safetensors', 'tqdm', 'triton', 'yaml', 'matplotlib'}))"
+    )
+    done = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert done.stdout == "[]\n"
+
+
+def test_every_public_name_is_there() -> None:
+    for name in liif_fast.__all__:
+        assert getattr(liif_fast, name) is not None
+    assert set(liif_fast.__all__) <= set(dir(liif_fast))
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = liif_fast.nonsense
+
+
+def test_version_is_said_once() -> None:
+    assert importlib.metadata.version("liif_fast") == liif_fast.__version__
+
+
+def test_what_is_tested_is_pinned() -> None:
+    """Every requirement of the package has one exact pin, inside its range."""
+    from packaging.requirements import Requirement
+
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    assert all(len(pin.specifier) == 1 and str(pin.specifier).startswith("==") for pin in pins)
+    here = {pin.name.lower().replace("_", "-"): pin for pin in pins if not pin.marker or pin.marker.evaluate()}
+    requirements = [Requirement(text) for text in importlib.metadata.requires("liif_fast") or []]
+    for requirement in requirements:
+        extras = {"", "ray", "train", "test", "dev"}
+        if requirement.name == "liif_fast":
+            continue
+        if requirement.marker and not any(requirement.marker.evaluate({"extra": extra}) for extra in extras):
+            continue
+        pin = here.get(requirement.name.lower().replace("_", "-"))
+        assert pin is not None, f"{requirement.name} has no pin in constraints.txt"
+        version = str(pin.specifier).removeprefix("==")
+        assert version in requirement.specifier, f"{pin} is outside of {requirement}"

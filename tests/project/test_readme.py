@@ -1,0 +1,181 @@
+"""Every command and every line of Python in README.md and CONTRIBUTING.md works."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from PIL import Image
+from support.paths import ROOT
+
+import liif_fast
+
+DOCUMENTS = ("README.md", "CONTRIBUTING.md")
+# Commands that install: what they do is checked elsewhere, as the values say.
+ELSEWHERE = {
+    "pip install .": "tests/test_install.py builds and installs the package",
+    "pip install --no-build-isolation .": "tests/test_install.py builds and installs the package",
+    ".venv/bin/pre-commit install": "test_hooks_are_valid",
+    "python tests/fuzz_images.py --seconds 600 --seed 1 --out build/fuzz": "tests/test_fuzz.py runs some seconds of it",
+    "liif-fast train own-photos -o own": "test_a_model_of_ones_own, in a handful of steps",
+    "liif-fast upscale photo.jpg -o mine.png -s 3 --model own/epoch-best.pth": "test_a_model_of_ones_own",
+    "liif-fast upscale -r album -o by-ray/ -s 2 --ray": "tests/test_batch_ray.py",
+    "python -m benchmarks.compile_report --quick": "tests/test_triton.py runs it",
+    "python -m benchmarks.report": "tests/test_benchmarks.py compares what it would write",
+    "python -m benchmarks.report --check": "tests/test_benchmarks.py runs it",
+    "python -m benchmarks.gpu_report --out benchmarks/results/": "tests/test_triton.py runs it on tiny shapes",
+}
+
+
+class Block(NamedTuple):
+    """One fenced block of a document."""
+
+    document: str
+    language: str
+    text: str
+
+    def lines(self) -> list[str]:
+        """The commands of a shell block, without comments."""
+        words = (shlex.split(line, comments=True) for line in self.text.splitlines())
+        return [shlex.join(line) for line in words if line]
+
+    def __str__(self) -> str:
+        return f"{self.document}: {self.text.strip().splitlines()[0]}"
+
+
+def blocks(language: str) -> list[Block]:
+    """Every block of a language, in reading order."""
+    fence = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
+    found = [Block(name, *match.groups()) for name, text in texts.items() for match in fence.finditer(text)]
+    return [block for block in found if block.language == language]
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Path:
+    """A folder with the files that the documents speak of, small."""
+    with Image.open(ROOT / "examples" / "osprey.jpg") as file:
+        photograph = file.convert("RGB")
+    picture = photograph.resize((48, 32))
+    picture.save(tmp_path / "photo.jpg")
+    picture.save(tmp_path / "other.png")
+    for name in ("beach.jpg", "summer/park.jpg", "summer/pond.png"):
+        (tmp_path / "album" / name).parent.mkdir(parents=True, exist_ok=True)
+        picture.save(tmp_path / "album" / name)
+    liif_fast.save(liif_fast.load(), tmp_path / "edsr-baseline-liif.pth")
+    (tmp_path / "photos").mkdir()
+    photograph.save(tmp_path / "photos" / "osprey.png")
+    write_configs(tmp_path)
+    return tmp_path
+
+
+def write_configs(folder: Path) -> None:
+    """The README's configurations for training, with an epoch of one small batch, and for evaluating."""
+    import yaml
+
+    training, evaluating = blocks("yaml")
+    (folder / "evaluate.yaml").write_text(evaluating.text)
+    config: dict[str, Any] = yaml.safe_load(training.text)
+    train = config["train_dataset"]
+    train["dataset"]["args"]["repeat"] = 1
+    train["wrapper"]["args"] |= {"inp_size": 16, "sample_q": 64}
+    config |= {"epoch_max": 1}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def run(command: list[str], cwd: Path) -> str:
+    """Run with the environment's own programs first; its failure fails the test."""
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    env = os.environ | {"PATH": path}
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+@pytest.mark.parametrize("block", blocks("sh"), ids=str)
+def test_commands(block: Block, desk: Path) -> None:
+    for command in block.lines():
+        words = shlex.split(command)
+        if command in ELSEWHERE:
+            continue
+        if words[0] == "make":
+            # These run this very suite or take minutes, so only what they would do is checked.
+            run(["make", "-n", *words[1:]], ROOT)
+            continue
+        before = set(desk.rglob("*"))
+        run(words, desk)
+        new = set(desk.rglob("*")) - before
+        assert new or "-o" not in words or "--resume" in words, f"{command} wrote nothing"
+
+
+def test_upscale_commands_give_the_sizes_they_ask_for(desk: Path) -> None:
+    for block in blocks("sh"):
+        for command in block.lines():
+            if command.startswith("liif-fast upscale") and command not in ELSEWHERE:
+                run(shlex.split(command), desk)
+    sizes = {str(file.relative_to(desk)): Image.open(file).size for file in desk.rglob("*.*") if file.suffix == ".png"}
+    assert sizes["large.png"] == (178, 118)
+    assert sizes["banner.png"] == (331, 120)
+    in_folder = [size for name, size in sizes.items() if name.startswith("larger")]
+    assert in_folder
+    assert set(in_folder) == {(96, 64)}
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=str)
+def test_python(block: Block, desk: Path) -> None:
+    run([sys.executable, "-W", "error", "-c", block.text], desk)
+
+
+def test_a_model_of_ones_own(desk: Path) -> None:
+    """The example of two minutes, in some seconds: fewer and smaller batches, and still the validation PSNR rises."""
+    with Image.open(ROOT / "examples" / "osprey.jpg") as file:
+        photograph = file.convert("RGB")
+    width = photograph.width // 8
+    for number in range(8):
+        crop = photograph.crop((number * width, 0, (number + 1) * width, photograph.height))
+        crop.save(desk / "photos" / f"{number}.jpg")
+    (preparation,) = (block for block in blocks("python") if "small" in block.text)
+    run([sys.executable, "-c", preparation.text], desk)
+    (commands,) = (block.lines() for block in blocks("sh") if "own-photos" in block.text)
+    few = "epoch_max=3 train_dataset.dataset.args.repeat=8 train_dataset.wrapper.args.sample_q=128"
+    run([*shlex.split(commands[0]), "--set", *few.split(), "val_dataset.dataset.args.repeat=4"], desk)
+    with open(desk / "own" / "log.csv", newline="") as file:
+        values = [float(row["psnr"]) for row in csv.DictReader(file)]
+    assert values == sorted(values)
+    assert values[-1] > values[0] + 0.5
+    assert (desk / "own" / "curve.png").exists()
+    run(shlex.split(commands[1]), desk)
+    assert Image.open(desk / "mine.png").size == (144, 96)
+
+
+def test_quality_is_as_measured() -> None:
+    measured = json.loads((ROOT / "benchmarks" / "results" / "default-model.json").read_text())["psnr"]
+    said = re.findall(r"\+(\d+\.\d\d) dB at (x\d+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert said
+    for gain, scale in said:
+        mean = measured[scale]["mean"]
+        assert float(gain) == pytest.approx(mean["model"] - mean["bicubic"], abs=0.006)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document: str) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)", (ROOT / document).read_text(encoding="utf-8"))
+    missing = [target for target in targets if "://" not in target and not (ROOT / target).exists()]
+    assert not missing
+
+
+def test_hooks_are_valid() -> None:
+    config = ROOT / ".pre-commit-config.yaml"
+    run(["pre-commit", "validate-config", str(config)], ROOT)
+    programs = set(re.findall(r"entry: \.venv/bin/(\S+)", config.read_text()))
+    assert programs == {"ruff", "clang-format", "mypy"}
+    for program in programs:
+        run([program, "--version"], ROOT)
