@@ -1,4 +1,4 @@
-"""How the tests run on this machine, and the fixture of the recorded cases."""
+"""How the tests run on this machine, and the fixtures that many of them take."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import os
 
 import pytest
 import torch
+from support.boxes import boxed_workspace
 from support.golden import GoldenCase, golden_cases
+from support.workspace import workspace
+
+__all__ = ["boxed_workspace", "golden", "workspace"]
 
 # Processes that test side by side share the cores, and so do the programs that they start.
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from support.golden import GoldenCase, check_golden_gradients, golden_cases, random_params, seeded
-from support.small_liif import questions, tiny
+from support.models import grid_queries, tiny_liif
 from torch import Tensor
 
 from liif_fast import backends
@@ -321,10 +321,10 @@ def test_training_follows_the_reference(backend: str) -> None:
     """The loss after each of a few steps, from the features before it: no projection is stale."""
     losses: dict[str, list[float]] = {}
     for name in ("reference", backend):
-        model = tiny()
+        model = tiny_liif().train()
         model.backend = name
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-        inp, (coord, cell) = seeded((2, 3, 8, 9), 1, 1), questions(20, 20, batch=2)
+        inp, (coord, cell) = seeded((2, 3, 8, 9), 1, 1), grid_queries(20, 20, batch=2)
         target = seeded((2, 400, 3), 2, 1)
         losses[name] = []
         for _ in range(8):

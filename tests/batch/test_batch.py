@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.pictures_and_models import lay_desk, names, photo, upscale
+from support.workspace import names, photo, upscale
 
 from liif_fast.batch import inputs, shards
 from liif_fast.batch.plan import Item
@@ -24,9 +24,8 @@ TREE = ["a.png", "b.jpg", "sub/a.png", "sub/deep/c.webp", "z.bmp"]
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workspace(workspace: Path) -> Path:
     """A tree of small pictures of different sizes, with things in it that are no pictures or not meant."""
-    lay_desk(tmp_path, monkeypatch)
     for number, name in enumerate(TREE):
         path = Path("photos", name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +34,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for hidden in ("photos/.hidden.png", "photos/.cache/a.png"):
         Path(hidden).parent.mkdir(exist_ok=True)
         photo().save(hidden)
-    return tmp_path
+    return workspace
 
 
 def made(folder: str = "out") -> dict[str, bytes]:
@@ -61,20 +60,20 @@ def made(folder: str = "out") -> dict[str, bytes]:
         (["photos/notes.txt", "none.png"], False, ["notes.txt", "none.png"]),
     ],
 )
-def test_names_stand_for_pictures(arguments: list[str], recursive: bool, expected: list[str], desk: Path) -> None:
+def test_names_stand_for_pictures(arguments: list[str], recursive: bool, expected: list[str], workspace: Path) -> None:
     found = inputs.find(arguments, recursive)
     assert [str(one.relative) for one in found] == expected
     assert all(one.path.is_file() for one in found if one.path.name != "none.png")
 
 
-def test_a_file_of_a_patterns_name_is_that_file(desk: Path) -> None:
+def test_a_file_of_a_patterns_name_is_that_file(workspace: Path) -> None:
     photo().save("photos/[ab].png")
     (found,) = inputs.find(["photos/[ab].png"])
     assert found.path == Path("photos/[ab].png")
     assert found.folder is None
 
 
-def test_results_are_no_pictures_of_the_next_run(desk: Path) -> None:
+def test_results_are_no_pictures_of_the_next_run(workspace: Path) -> None:
     assert upscale("-r", "photos", "-o", "photos/large", "-s", "0.5") == 0
     assert upscale("-r", "photos", "-o", "photos/other", "-s", "0.5") == 0
     assert set(made("photos/large")) == set(made("photos/other"))
@@ -108,7 +107,7 @@ def test_results_are_no_pictures_of_the_next_run(desk: Path) -> None:
         (["photos", "--ray-cores", "0"], "expected a number of cores above 0"),
     ],
 )
-def test_wrong_usage(arguments: list[str], message: str, desk: Path, capsys: Any) -> None:
+def test_wrong_usage(arguments: list[str], message: str, workspace: Path, capsys: Any) -> None:
     Path("empty").mkdir()
     before = made(".")
     if "--no-output" in arguments:
@@ -123,7 +122,7 @@ def test_wrong_usage(arguments: list[str], message: str, desk: Path, capsys: Any
     assert made(".") == before
 
 
-def test_an_empty_folder_among_pictures_is_a_failure(desk: Path, capsys: Any) -> None:
+def test_an_empty_folder_among_pictures_is_a_failure(workspace: Path, capsys: Any) -> None:
     Path("empty").mkdir()
     assert upscale("photos", "empty", "-o", "out", "-s", "0.5") == 1
     assert set(made()) == {"a_x0.5.png", "b_x0.5.jpg", "z_x0.5.bmp"}
@@ -133,7 +132,7 @@ def test_an_empty_folder_among_pictures_is_a_failure(desk: Path, capsys: Any) ->
 # -- where they go --------------------------------------------------------------------------------------------------
 
 
-def test_the_output_tree_mirrors_the_input(desk: Path, capsys: Any) -> None:
+def test_the_output_tree_mirrors_the_input(workspace: Path, capsys: Any) -> None:
     assert upscale("-r", "photos", "-o", "new/out", "-s", "0.5") == 0
     tree = {"a_x0.5.png", "b_x0.5.jpg", "sub/a_x0.5.png", "sub/deep/c_x0.5.webp", "z_x0.5.bmp"}
     assert set(made("new/out")) == tree
@@ -145,7 +144,7 @@ def test_the_output_tree_mirrors_the_input(desk: Path, capsys: Any) -> None:
     assert set(made("by-pattern")) == {"deep/c_x0.5.webp"}
 
 
-def test_failures_keep_their_order_and_come_last(desk: Path, capsys: Any) -> None:
+def test_failures_keep_their_order_and_come_last(workspace: Path, capsys: Any) -> None:
     for name in ("c.png", "sub/0.png", "y.png"):
         Path("photos", name).write_text("text")
     assert upscale("-r", "photos", "-o", "out", "-s", "0.5", "--json") == 1
@@ -210,7 +209,7 @@ def test_each_local_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch
     assert Shard(1, 8, 0).device() is None
 
 
-def test_three_shards_make_the_same_bytes_as_one(desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_three_shards_make_the_same_bytes_as_one(workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     assert upscale("-r", "photos", "-o", "one", "-s", "1.5") == 0
     for number in (1, 2):
         assert upscale("-r", "photos", "-o", "three", "-s", "1.5", "--shard", f"{number}/3") == 0
@@ -292,7 +291,7 @@ def test_reading_computing_and_writing_overlap(
         )
 
 
-def test_an_interrupt_finishes_what_is_being_written(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_finishes_what_is_being_written(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from liif_fast.batch import conversion
 
     honest = conversion.image.write
@@ -313,6 +312,6 @@ def test_an_interrupt_finishes_what_is_being_written(desk: Path, monkeypatch: py
     assert upscale("photos", "-o", "out", "-s", "1") == 130
     assert names(Path("out")) == ["a_x1.png"]
     monkeypatch.undo()
-    os.chdir(desk)
+    os.chdir(workspace)
     assert upscale("photos", "-o", "out", "-s", "1", "--resume") == 0
     assert names(Path("out")) == ["a_x1.png", "b_x1.jpg", "z_x1.bmp"]

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from support.boxes import ALL, RESULT, content, count, lay_boxed_desk, run, undivided
-from support.pictures_and_models import names, photo, tiny_liif, upscale
+from support.boxes import ALL, RESULT, content, count, run, undivided
+from support.models import tiny_liif
+from support.workspace import names, photo, upscale
 
 from liif_fast import checkpoint, files
 from liif_fast.batch import boxes, streaming
@@ -26,12 +27,6 @@ from liif_fast.batch.streaming import TILE
 from liif_fast.errors import LiifError
 
 pytest.importorskip("zarr")
-
-
-@pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    lay_boxed_desk(tmp_path, monkeypatch)
-    return tmp_path
 
 
 def chunk(number: int) -> Path:
@@ -64,7 +59,7 @@ def test_boxes_cover_a_result_once_in_whole_chunks(height: int, width: int, side
     assert len(set().union(*parts)) == sum(map(len, parts))
 
 
-def test_only_a_large_zarr_is_divided(desk: Path) -> None:
+def test_only_a_large_zarr_is_divided(boxed_workspace: Path) -> None:
     Path("text.png").write_text("text")
     with Image.open("photo.png") as picture:
         picture.transpose(Image.Transpose.ROTATE_90).save(
@@ -104,17 +99,17 @@ def source_of(kind: str) -> str:
 
 
 @pytest.mark.parametrize("kind", ["L", "RGBA", "uint16", "float32"])
-def test_a_box_at_a_time_gives_the_bytes_of_the_whole(kind: str, desk: Path, capsys: Any) -> None:
+def test_a_box_at_a_time_gives_the_bytes_of_the_whole(kind: str, boxed_workspace: Path, capsys: Any) -> None:
     source = source_of(kind)
     whole = undivided(source)
     capsys.readouterr()
     assert run(capsys, source=source)["boxes"] == count(ALL)
     assert content("out/x_x4.5.zarr") == whole
     assert len(whole) == 1 + ALL
-    assert names(desk / "out") == ["x_x4.5.zarr"]
+    assert names(boxed_workspace / "out") == ["x_x4.5.zarr"]
 
 
-def test_other_settings_too(desk: Path, capsys: Any) -> None:
+def test_other_settings_too(boxed_workspace: Path, capsys: Any) -> None:
     """The included model in its default precision; a region; a picture that repeats."""
     roi = ["--roi", "10,4,58,58"]
     for arguments in (["--model", str(checkpoint.DEFAULT_MODEL), *roi], ["--wrap", *roi]):
@@ -126,7 +121,7 @@ def test_other_settings_too(desk: Path, capsys: Any) -> None:
         shutil.rmtree("out")
 
 
-def test_three_shards_make_the_same_bytes_and_the_last_one_the_result(desk: Path, capsys: Any) -> None:
+def test_three_shards_make_the_same_bytes_and_the_last_one_the_result(boxed_workspace: Path, capsys: Any) -> None:
     whole = undivided()
     photo().crop((0, 0, 50, 40)).save("small.png")
     capsys.readouterr()
@@ -139,14 +134,14 @@ def test_three_shards_make_the_same_bytes_and_the_last_one_the_result(desk: Path
         records = {Path(record["input"]).name: record for record in map(json.loads, out.splitlines())}
         if "photo.png" in records:
             made.append(records["photo.png"]["boxes"])
-            assert (desk / "out" / RESULT).exists() == made[-1]["whole"]
+            assert (boxed_workspace / "out" / RESULT).exists() == made[-1]["whole"]
     assert sum(one["made"] for one in made) == ALL
     assert [one["whole"] for one in made] == [False, False, True]
     assert content(Path("out", RESULT)) == whole
-    assert names(desk / "out") == [RESULT, "small_x4.5.zarr"]
+    assert names(boxed_workspace / "out") == [RESULT, "small_x4.5.zarr"]
 
 
-def test_what_is_said_of_boxes(desk: Path, capsys: Any) -> None:
+def test_what_is_said_of_boxes(boxed_workspace: Path, capsys: Any) -> None:
     command = ("photo.png", "-o", "out/", "-s", "4.5", "--format", "zarr")
     assert upscale(*command, "--shard", "1/2") == 0
     assert "(576 x 432, 3 of 6 boxes, " in (line := capsys.readouterr().out)
@@ -201,7 +196,7 @@ CHANGES: dict[str, tuple[Callable[[], Any], int]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_is_made_again(change: str, desk: Path, capsys: Any) -> None:
+def test_what_is_made_again(change: str, boxed_workspace: Path, capsys: Any) -> None:
     alteration, again = CHANGES[change]
     assert run(capsys)["boxes"] == count(ALL)
     alteration()
@@ -209,12 +204,12 @@ def test_what_is_made_again(change: str, desk: Path, capsys: Any) -> None:
     assert record["boxes"] == count(again, ALL - again)
     assert record["skipped"] == (again == 0)
     assert run(capsys, "--resume")["boxes"] == count(0, ALL)
-    assert names(desk / "out") == [RESULT]
+    assert names(boxed_workspace / "out") == [RESULT]
     resumed = content(Path("out", RESULT))
     assert resumed == undivided()
 
 
-def test_without_resume(desk: Path, capsys: Any) -> None:
+def test_without_resume(boxed_workspace: Path, capsys: Any) -> None:
     """What is whole already is not made again, another result is kept unless it may be replaced."""
     run(capsys)
     assert run(capsys)["skipped"]
@@ -233,7 +228,7 @@ def test_without_resume(desk: Path, capsys: Any) -> None:
 
 
 def test_a_box_that_fails_is_one_line_and_the_others_are_kept(
-    desk: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    boxed_workspace: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = Converter.compute
 
@@ -251,7 +246,7 @@ def test_a_box_that_fails_is_one_line_and_the_others_are_kept(
     assert content(Path("out", RESULT)) == undivided()
 
 
-def test_a_picture_is_read_once(desk: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_is_read_once(boxed_workspace: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     honest, read = Converter.read, []
 
     def counted(self: Any, source: Path, *arguments: Any) -> Any:
@@ -264,14 +259,16 @@ def test_a_picture_is_read_once(desk: Path, capsys: Any, monkeypatch: pytest.Mon
     assert read == ["photo.png", "another.png"]
 
 
-def test_a_file_whose_size_is_not_what_it_says(desk: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_whose_size_is_not_what_it_says(
+    boxed_workspace: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(boxes.image, "stated_size", lambda *_, **__: (150, 96))
     record = run(capsys, code=1)
     assert "expected a result of 675 x 432 by what the file said of its size, got 576 x 432" in record["error"]
-    assert names(desk / "out") == []
+    assert names(boxed_workspace / "out") == []
 
 
-def test_a_file_in_the_place_of_the_result(desk: Path, capsys: Any) -> None:
+def test_a_file_in_the_place_of_the_result(boxed_workspace: Path, capsys: Any) -> None:
     Path("out").mkdir()
     Path("out", RESULT).write_text("precious")
     record = run(capsys, "--overwrite", code=1)

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.boxes import ALL, RESULT, content, count, lay_boxed_desk, run, undivided
+from support.boxes import ALL, RESULT, content, count, run, undivided
 from support.paths import ROOT
-from support.pictures_and_models import names, upscale
+from support.workspace import names, upscale
 
 from liif_fast import batch, files
 from liif_fast.batch import boxes, streaming
@@ -32,15 +32,9 @@ from liif_fast.batch.streaming import TILE
 pytest.importorskip("zarr")
 
 
-@pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    lay_boxed_desk(tmp_path, monkeypatch)
-    return tmp_path
-
-
 @pytest.mark.parametrize("locks", [True, False])
 def test_processes_that_make_the_same_boxes_at_once(
-    locks: bool, desk: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    locks: bool, boxed_workspace: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each in another order, into a result that is there already: nobody fails, nothing but the result is left."""
     if not locks:
@@ -63,12 +57,12 @@ def test_processes_that_make_the_same_boxes_at_once(
     if locks:
         assert [outcome.error for outcome in told] == [None] * 3
         assert all(outcome.boxes is not None and outcome.boxes.whole for outcome in told)
-        assert names(desk / "out") == [RESULT]
+        assert names(boxed_workspace / "out") == [RESULT]
     assert content(Path("out", RESULT)) == undivided()
 
 
 def test_another_process_makes_the_rest_in_the_middle_of_a_box(
-    desk: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    boxed_workspace: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The folder that is written into has got the result's name: what is written then is nothing, and is removed."""
     opened, inner = streaming.staying, []
@@ -85,7 +79,7 @@ def test_another_process_makes_the_rest_in_the_middle_of_a_box(
     assert run(capsys)["boxes"] == count(0, ALL)
     assert inner[1:] == [0]
     assert content(Path("out", RESULT)) == undivided()
-    assert names(desk / "out") == [RESULT]
+    assert names(boxed_workspace / "out") == [RESULT]
 
 
 @pytest.mark.parametrize("late", ["before the old one steps aside", "after"])
@@ -111,7 +105,7 @@ def test_the_quicker_of_two_gives_the_result_its_name(late: str, tmp_path: Path,
     assert [path.name for path in tmp_path.iterdir()] == ["x.zarr"]
 
 
-def test_interrupted_and_resumed(desk: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_and_resumed(boxed_workspace: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     put, calls = streaming._write_zarr, []
 
     def interrupted(*arguments: Any) -> None:
@@ -124,18 +118,18 @@ def test_interrupted_and_resumed(desk: Path, capsys: Any, monkeypatch: pytest.Mo
     command = ("photo.png", "-o", "out/", "-s", "4.5", "--format", "zarr", "-q")
     for arguments in ([], ["--precision", "bf16"]):
         assert upscale(*command, *arguments) == 130
-    assert len(stores := names(desk / "out")) == 2
+    assert len(stores := names(boxed_workspace / "out")) == 2
     assert all(name.startswith(".photo_x4.5.") and name.endswith(".boxes.zarr") for name in stores)
     monkeypatch.undo()
-    os.chdir(desk)
+    os.chdir(boxed_workspace)
     monkeypatch.setattr(boxes, "SIDE", TILE)
     assert run(capsys, "--resume")["boxes"] == count(4, 2)
     # What there is of the same result by other settings is not of use any more.
-    assert names(desk / "out") == [RESULT]
+    assert names(boxed_workspace / "out") == [RESULT]
     assert content(Path("out", RESULT)) == undivided()
 
 
-def test_killed_and_resumed(desk: Path, capsys: Any) -> None:
+def test_killed_and_resumed(boxed_workspace: Path, capsys: Any) -> None:
     arguments = ["upscale", "photo.png", "-o", "out/", "-s", "7.5", "--format", "zarr"]
     arguments += ["--model", "model.safetensors"]
     program = f"""
@@ -156,11 +150,11 @@ sys.exit(main({arguments!r}))
         process.kill()
     done = noted()
     assert 4 <= done < 12
-    (unfinished,) = names(desk / "out")
+    (unfinished,) = names(boxed_workspace / "out")
     assert unfinished.endswith(".boxes.zarr")
     assert upscale(*arguments[1:], "--resume", "--json") == 0
     record = json.loads(capsys.readouterr().out)
     assert record["boxes"] == {"made": 12 - done, "skipped": done, "all": 12, "whole": True}
-    assert names(desk / "out") == ["photo_x7.5.zarr"]
+    assert names(boxed_workspace / "out") == ["photo_x7.5.zarr"]
     assert upscale("photo.png", "-o", "whole.zarr", "-s", "7.5", "-q") == 0
     assert content("out/photo_x7.5.zarr") == content("whole.zarr")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.paths import ROOT
-from support.pictures_and_models import lay_desk, photo, upscale
+from support.workspace import photo, upscale
 
 from liif_fast.batch import boxes, cluster, streaming
 from liif_fast.batch.manifest import FOLDER, _lock
@@ -42,12 +42,11 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    lay_desk(tmp_path, monkeypatch)
+def workspace(workspace: Path) -> Path:
     Path("photos/sub").mkdir(parents=True)
     for number in range(COUNT):
         photo().crop((0, 0, 100 + number, 90)).save(f"photos/{'sub/' * (number % 2)}{number:02}.png")
-    return tmp_path
+    return workspace
 
 
 def results() -> dict[str, bytes]:
@@ -103,7 +102,7 @@ def abandoned() -> bool:
     return True
 
 
-def test_the_same_bytes_and_reports_as_without(address: str, desk: Path, capfd: Any) -> None:
+def test_the_same_bytes_and_reports_as_without(address: str, workspace: Path, capfd: Any) -> None:
     for name in ("bad.png", "sub/0.png"):
         Path("photos", name).write_text("text")
     command = ("-r", "photos", "-o", "out", "-s", "1.5")
@@ -134,7 +133,7 @@ def by_output(text: str) -> dict[str, dict[str, Any]]:
     return {str(Path(record["output"]).relative_to("out")): record for record in records}
 
 
-def test_killed_and_resumed(address: str, desk: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_and_resumed(address: str, workspace: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The actors are killed: the run goes on. Then the whole run is: --resume makes what is missing, and only that.
 
     The first picture is made in four boxes.
@@ -200,13 +199,13 @@ def test_more_cores_than_any_machine_has() -> None:
         cluster.share_out([{"CPU": 8}, {"CPU": 4}], 9)
 
 
-def test_a_picture_that_ends_its_process_is_given_up(desk: Path) -> None:
+def test_a_picture_that_ends_its_process_is_given_up(workspace: Path) -> None:
     from liif_fast.batch.conversion import Settings
     from liif_fast.batch.manifest import Manifest
     from liif_fast.batch.plan import Item
 
     settings = Settings({"scale": 1.0}, "model.safetensors")
-    orders = cluster.Orders(settings, Path("out"), "run", resume=False, overwrite=False, cwd=str(desk))
+    orders = cluster.Orders(settings, Path("out"), "run", resume=False, overwrite=False, cwd=str(workspace))
     item = Item(Path("photos/00.png"), Path("out/00.png"))
     Path("out").mkdir()
     for _ in range(cluster.ATTEMPTS):
@@ -220,7 +219,7 @@ def test_a_picture_that_ends_its_process_is_given_up(desk: Path) -> None:
     assert "/not/here: expected on every machine" in str(absent.outcome(item).error)
 
 
-def test_without_ray_the_extra_is_named(desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_without_ray_the_extra_is_named(workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     assert upscale("photos", "-o", "out", "--ray") == 2
     err = capsys.readouterr().err

@@ -17,8 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from support.models import tiny_liif
 from support.paths import ROOT
-from support.pictures_and_models import lay_desk, names, photo, tiny_liif, upscale
+from support.workspace import names, photo, upscale
 
 from liif_fast import checkpoint
 from liif_fast.batch import conversion
@@ -32,12 +33,11 @@ RESULTS = ["a_x0.5.png", "b_x0.5.png", "c_x0.5.png"]
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    lay_desk(tmp_path, monkeypatch)
+def workspace(workspace: Path) -> Path:
     Path("photos").mkdir()
     for number, name in enumerate(NAMES):
         photo().crop((0, 0, 40 + number, 30)).save(Path("photos", name))
-    return tmp_path
+    return workspace
 
 
 def run(capsys: Any, *arguments: str, code: int = 0) -> dict[str, str]:
@@ -111,7 +111,7 @@ CHANGES: dict[str, tuple[Callable[[], Any], list[str], str]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_is_made_again(change: str, desk: Path, capsys: Any) -> None:
+def test_what_is_made_again(change: str, workspace: Path, capsys: Any) -> None:
     alteration, arguments, again = CHANGES[change]
     assert run(capsys) == {"a": "made", "b": "made", "c": "made"}
     alteration()
@@ -125,13 +125,13 @@ def test_what_is_made_again(change: str, desk: Path, capsys: Any) -> None:
     assert contents() == resumed
 
 
-def test_another_size_is_another_result(desk: Path, capsys: Any) -> None:
+def test_another_size_is_another_result(workspace: Path, capsys: Any) -> None:
     run(capsys)
     assert run(capsys, "--resume", "--roi", "0,0,20,20") == {"a": "made", "b": "made", "c": "made"}
     assert names(Path("out")) == sorted([*RESULTS, *(f"{Path(name).stem}_roi0-0-20-20.png" for name in RESULTS)])
 
 
-def test_a_file_that_no_run_has_made_is_kept(desk: Path, capsys: Any) -> None:
+def test_a_file_that_no_run_has_made_is_kept(workspace: Path, capsys: Any) -> None:
     Path("out").mkdir()
     Path("out/b_x0.5.png").write_text("precious")
     for arguments in ([], ["--resume"]):
@@ -144,7 +144,7 @@ def test_a_file_that_no_run_has_made_is_kept(desk: Path, capsys: Any) -> None:
     assert run(capsys, "--resume", "--overwrite") == {"a": "made", "b": "made", "c": "made"}
 
 
-def test_without_resume_nothing_is_skipped_or_replaced(desk: Path, capsys: Any) -> None:
+def test_without_resume_nothing_is_skipped_or_replaced(workspace: Path, capsys: Any) -> None:
     run(capsys)
     before = contents()
     assert all("exists already" in error for error in run(capsys, code=1).values())
@@ -175,7 +175,7 @@ def test_a_record_cut_anywhere_is_never_taken_for_more_than_it_says(cut: int, ju
     assert all(Manifest(folder, "others").complete(item, digest(item.source)) is None for item in items)
 
 
-def test_two_runs_at_once(desk: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_runs_at_once(workspace: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second run comes while the first is at work: it makes the rest, and neither harms the other."""
     honest = conversion.Converter.compute
     inner: list[int] = []
@@ -197,10 +197,10 @@ def test_two_runs_at_once(desk: Path, capsys: Any, monkeypatch: pytest.MonkeyPat
     assert set(run(capsys, "--resume").values()) == {"skipped"}
 
 
-def test_one_after_another_continues_as_others_go_on(desk: Path) -> None:
+def test_one_after_another_continues_as_others_go_on(workspace: Path) -> None:
     """What another process has recorded since is seen, without reading what was read before."""
-    mine, other = Manifest(desk, "s"), Manifest(desk, "s")
-    items = [Item(Path("photos", name), desk / f"{name}.out") for name in NAMES]
+    mine, other = Manifest(workspace, "s"), Manifest(workspace, "s")
+    items = [Item(Path("photos", name), workspace / f"{name}.out") for name in NAMES]
     for item in items:
         assert mine.complete(item, digest(item.source)) is None
         other.begin(item)
@@ -211,14 +211,14 @@ def test_one_after_another_continues_as_others_go_on(desk: Path) -> None:
         entry = mine.complete(item, digest(item.source))
         assert entry is not None
         assert entry.size == (3, 4)
-    assert Manifest(desk, "s", everything=False).complete(items[0], digest(items[0].source)) is None
+    assert Manifest(workspace, "s", everything=False).complete(items[0], digest(items[0].source)) is None
 
 
 @pytest.mark.parametrize("alive", [False, True])
-def test_leftovers_of_the_killed_are_removed_and_of_the_living_are_not(alive: bool, desk: Path) -> None:
-    items = [Item(Path("photos", name), desk / "out" / name) for name in NAMES]
-    (desk / "out").mkdir()
-    manifest = Manifest(desk / "out", "s")
+def test_leftovers_of_the_killed_are_removed_and_of_the_living_are_not(alive: bool, workspace: Path) -> None:
+    items = [Item(Path("photos", name), workspace / "out" / name) for name in NAMES]
+    (workspace / "out").mkdir()
+    manifest = Manifest(workspace / "out", "s")
     for item in items[:2]:
         manifest.begin(item)
     items[0].output.write_text("whole")
@@ -226,13 +226,13 @@ def test_leftovers_of_the_killed_are_removed_and_of_the_living_are_not(alive: bo
     if not alive:
         manifest.close()
     for name in NAMES:
-        (desk / "out" / f".{Path(name).stem}.0123456789abcdef.part.png").write_text("half")
-    Manifest(desk / "out", "s").sweep()
-    left = [name for name in names(desk / "out") if ".part" in name]
+        (workspace / "out" / f".{Path(name).stem}.0123456789abcdef.part.png").write_text("half")
+    Manifest(workspace / "out", "s").sweep()
+    left = [name for name in names(workspace / "out") if ".part" in name]
     assert [name[1] for name in left] == (["a", "b", "c"] if alive else ["a", "c"])
 
 
-def test_a_full_disk_is_said_in_one_line(desk: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_said_in_one_line(workspace: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("out").mkdir()
     Path("out", FOLDER).write_text("in the way")
     assert upscale("photos/a.png", "-o", "out", "-s", "0.5") == 1
@@ -250,7 +250,7 @@ def test_identity_holds_what_results_depend_on() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_ended_in_the_middle_and_resumed(number: int, desk: Path, capsys: Any) -> None:
+def test_ended_in_the_middle_and_resumed(number: int, workspace: Path, capsys: Any) -> None:
     for index in range(12):
         photo().save(f"photos/{index}.png")
     command = [sys.executable, "-m", "liif_fast", "upscale", "photos", "-o", "out", "-s", "3", "--tile", "16"]

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from support.files import FULL, SRGB, noise
-from support.pictures_and_models import Wide, lay_desk, names, photo, tiny_liif, upscale
+from support.models import WideEncoder, tiny_liif
+from support.workspace import names, photo, upscale
 
 import liif_fast
 from liif_fast import functional, image
@@ -28,11 +29,6 @@ from liif_fast.rendering.render import Held
 from liif_fast.upscaling import upscaling
 
 tifffile: Any = pytest.importorskip("tifffile")
-
-
-@pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return lay_desk(tmp_path, monkeypatch)
 
 
 def stored(path: Path | str) -> np.ndarray:
@@ -55,7 +51,7 @@ def test_streamed_whole_and_tiled_are_the_same_to_the_bit(
 ) -> None:
     if suffix == ".zarr":
         pytest.importorskip("zarr")
-    source, model = noise(channels, dtype), tiny_liif(Wide())
+    source, model = noise(channels, dtype), tiny_liif(WideEncoder())
     whole = liif_fast.upscale(source, 5.3, model=model)
     assert whole.std() > 0.001 * FULL[dtype]
     assert np.array_equal(liif_fast.upscale(source, 5.3, model=model, tile=16), whole)
@@ -116,7 +112,7 @@ def test_tiles_of_a_tiff_are_tiles_and_bigtiff_begins_where_it_must(
 
 
 def test_lack_of_memory_and_overflow_are_recovered_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, model = noise(4, "uint8"), tiny_liif(Wide())
+    source, model = noise(4, "uint8"), tiny_liif(WideEncoder())
     expected = liif_fast.upscale(source, 5.3, model=model)
     project, refused, overflowed = functional.project, [], []
 
@@ -174,7 +170,7 @@ def test_few_bands_wait(tmp_path: Path) -> None:
 # -- the command ----------------------------------------------------------------------------------------------------
 
 
-def test_the_command_streams_and_keeps_what_it_can(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_streams_and_keeps_what_it_can(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exif = Image.Exif()
     exif[315] = "me"
     photo().save("labelled.png", icc_profile=SRGB, dpi=(300, 300), exif=exif)
@@ -192,7 +188,7 @@ def test_the_command_streams_and_keeps_what_it_can(desk: Path, monkeypatch: pyte
     assert found.exif[315] == "me"
 
 
-def test_a_zarr_is_written_replaced_and_read(desk: Path, capsys: Any) -> None:
+def test_a_zarr_is_written_replaced_and_read(workspace: Path, capsys: Any) -> None:
     pytest.importorskip("zarr")
     assert upscale("photo.png", "-s", "2", "-o", "x.zarr", "--precision", "fp32") == 0
     with Image.open("photo.png") as source:
@@ -202,12 +198,12 @@ def test_a_zarr_is_written_replaced_and_read(desk: Path, capsys: Any) -> None:
     assert "x.zarr exists already" in capsys.readouterr().err
     assert upscale("photo.png", "-s", "1.5", "-o", "x.zarr", "--overwrite") == 0
     assert stored("x.zarr").shape == (144, 192, 3)
-    assert names(desk) == ["model.safetensors", "photo.png", "x.zarr"]
-    (desk / "mine.zarr").mkdir()
-    (desk / "mine.zarr" / "diary.txt").write_text("precious")
+    assert names(workspace) == ["model.safetensors", "photo.png", "x.zarr"]
+    (workspace / "mine.zarr").mkdir()
+    (workspace / "mine.zarr" / "diary.txt").write_text("precious")
     assert upscale("photo.png", "-s", "2", "-o", "mine.zarr", "--overwrite") == 1
     assert "mine.zarr: expected a zarr folder to replace, got another folder" in capsys.readouterr().err
-    assert (desk / "mine.zarr" / "diary.txt").read_text() == "precious"
+    assert (workspace / "mine.zarr" / "diary.txt").read_text() == "precious"
     assert upscale("x.zarr", "-s", "1.5", "-o", "again.png") == 0
     with Image.open("again.png") as again:
         assert again.size == (288, 216)
@@ -224,7 +220,7 @@ def test_a_zarr_is_written_replaced_and_read(desk: Path, capsys: Any) -> None:
     ],
 )
 def test_nothing_half_written_remains(
-    place: str, error: BaseException, name: str, desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    place: str, error: BaseException, name: str, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     if name == "x.zarr":
         pytest.importorskip("zarr")
@@ -233,7 +229,7 @@ def test_nothing_half_written_remains(
     def fail(*_: Any) -> None:
         calls.append(1)
         if len(calls) == 3:
-            assert any(path.name.startswith(".x.") for path in desk.iterdir()) or place == "rendering"
+            assert any(path.name.startswith(".x.") for path in workspace.iterdir()) or place == "rendering"
             raise error
 
     if place == "rendering":
@@ -253,30 +249,30 @@ def test_nothing_half_written_remains(
         monkeypatch.setattr(streaming, "TILE", 64)
         put = zarr.Array.__setitem__
         monkeypatch.setattr(zarr.Array, "__setitem__", lambda *args: (fail(), put(*args))[1])
-    before = names(desk)
+    before = names(workspace)
     interrupted = isinstance(error, KeyboardInterrupt)
     assert upscale("photo.png", "-s", "4", "--tile", "16", "--compress", "-o", name) == (130 if interrupted else 1)
-    assert names(desk) == before
+    assert names(workspace) == before
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "interrupted" in err or f"{name}: cannot be written" in err
     assert interrupted or "No space left on device" in err
 
 
-def test_without_the_extra(desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_without_the_extra(workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(streaming, "STREAMED_FROM", 1000)
     monkeypatch.setattr(streaming, "find_spec", lambda name: None)
     for name in ("tifffile", "zarr"):
         monkeypatch.setitem(sys.modules, name, None)
     assert upscale("photo.png", "-s", "2", "-o", "x.tif") == 0
-    before = names(desk)
+    before = names(workspace)
     for arguments, missing in ((["-o", "y.tif", "--compress"], "tifffile"), (["-o", "y.zarr"], "zarr")):
         assert upscale("photo.png", "-s", "2", *arguments) == 1
         err = capsys.readouterr().err
         assert f"writing it in tiles needs {missing}: pip install 'liif_fast[large]'" in err
         assert err.count("\n") == 1
-    assert names(desk) == before
-    (desk / "x.zarr").mkdir()
+    assert names(workspace) == before
+    (workspace / "x.zarr").mkdir()
     assert upscale("x.zarr", "-s", "2", "-o", "y.png") == 1
     assert "x.zarr: this kind of picture needs zarr: pip install 'liif_fast[large]'" in capsys.readouterr().err
 
@@ -284,7 +280,7 @@ def test_without_the_extra(desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
 # -- what else is kept ----------------------------------------------------------------------------------------------
 
 
-def test_floating_values_are_streamed_in_their_own_range(desk: Path) -> None:
+def test_floating_values_are_streamed_in_their_own_range(workspace: Path) -> None:
     source = noise(3, "float32", 60, 40)
     source.flat[:2] = 0, 1
     tifffile.imwrite("heights.tif", source * 900 - 100, photometric="rgb")
@@ -295,7 +291,7 @@ def test_floating_values_are_streamed_in_their_own_range(desk: Path) -> None:
         assert np.abs(file.asarray() - expected).max() < 1e-2
 
 
-def test_a_streamed_result_without_metadata(desk: Path) -> None:
+def test_a_streamed_result_without_metadata(workspace: Path) -> None:
     photo().save("photo.tif", dpi=(300, 300), tiffinfo={315: "me"})
     for arguments, kept in (([], {282, 315}), (["--strip-metadata"], set())):
         assert upscale("photo.tif", "-s", "1", "-o", "out.tif", "--compress", "--overwrite", *arguments) == 0
@@ -304,13 +300,13 @@ def test_a_streamed_result_without_metadata(desk: Path) -> None:
             assert (315 in {tag.code for tag in file.pages[0].tags}) == bool(kept)
 
 
-def test_a_zarr_among_other_pictures(desk: Path) -> None:
+def test_a_zarr_among_other_pictures(workspace: Path) -> None:
     zarr = pytest.importorskip("zarr")
-    (desk / "album").mkdir()
+    (workspace / "album").mkdir()
     photo().save("album/b.png")
     zarr.create_array("album/a.zarr", data=noise(3, "uint16", 30, 20), chunks=(16, 16, 3))
     assert upscale("album", "-o", "out/", "-s", "2") == 0
-    assert names(desk / "out") == ["a_x2.zarr", "b_x2.png"]
+    assert names(workspace / "out") == ["a_x2.zarr", "b_x2.png"]
     assert stored("out/a_x2.zarr").shape == (60, 40, 3)
     # Not a zarr again: 16-bit colour as a file of its own.
     assert upscale("album/a.zarr", "-o", "a.png", "-s", "2") == 0

@@ -13,23 +13,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from support.models import tiny_liif
 from support.paths import ROOT
-from support.pictures_and_models import PHOTO, lay_desk, names, photo, size, tiny_liif, upscale
+from support.workspace import PHOTO, names, photo, size, upscale
 
 from liif_fast import __version__, checkpoint
 from liif_fast.backends import cpu
 from liif_fast.cli import main
 
-
-@pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return lay_desk(tmp_path, monkeypatch)
-
-
 # -- results --------------------------------------------------------------------------------------------------------
 
 
-def test_a_photograph_end_to_end(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_photograph_end_to_end(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert upscale("photo.png", "-o", "large.png", "--size", "331x120", "--tile", "16") == 0
     planes = torch.from_numpy(np.asarray(photo(), dtype=np.float32)).permute(2, 0, 1)[None]
     expected = F.interpolate(planes, (120, 331), mode="bilinear")[0].permute(1, 2, 0).numpy()
@@ -57,12 +52,12 @@ def test_a_photograph_end_to_end(desk: Path, capsys: pytest.CaptureFixture[str])
         (["-s", "1.5", "--memory", "1M", "--backend", "torch", "--precision", "fp32", "--device", "cpu"], (192, 144)),
     ],
 )
-def test_size(arguments: list[str], expected: tuple[int, int], desk: Path) -> None:
+def test_size(arguments: list[str], expected: tuple[int, int], workspace: Path) -> None:
     assert upscale("photo.png", "-o", "out.png", *arguments) == 0
     assert size("out.png") == expected
 
 
-def test_a_region_is_that_part_of_the_whole(desk: Path) -> None:
+def test_a_region_is_that_part_of_the_whole(workspace: Path) -> None:
     assert upscale("photo.png", "-s", "2", "-o", "whole.png") == 0
     assert upscale("photo.png", "-s", "2", "-o", "part.png", "--roi", "10,20,30,15") == 0
     with Image.open("whole.png") as whole, Image.open("part.png") as part:
@@ -79,23 +74,23 @@ def test_a_region_is_that_part_of_the_whole(desk: Path) -> None:
         (["-s", "2", "--roi", "1,2,30,40"], ["photo_x2_roi1-2-30-40.png"]),
     ],
 )
-def test_default_name_beside_the_input(arguments: list[str], expected: list[str], desk: Path) -> None:
-    before = names(desk)
+def test_default_name_beside_the_input(arguments: list[str], expected: list[str], workspace: Path) -> None:
+    before = names(workspace)
     assert upscale("photo.png", *arguments) == 0
-    assert sorted(set(names(desk)) - set(before)) == expected
+    assert sorted(set(names(workspace)) - set(before)) == expected
 
 
-def test_several_inputs_into_a_folder(desk: Path) -> None:
+def test_several_inputs_into_a_folder(workspace: Path) -> None:
     photo().save("other.jpg", quality=95)
     photo().quantize(32).save("third.gif")
     assert upscale("photo.png", "-i", "other.jpg", "third.gif", "-o", "new/deep", "-s", "1.5") == 0
-    assert names(desk / "new" / "deep") == ["other_x1.5.jpg", "photo_x1.5.png", "third_x1.5.png"]
+    assert names(workspace / "new" / "deep") == ["other_x1.5.jpg", "photo_x1.5.png", "third_x1.5.png"]
     assert upscale("-i", "photo.png", "-o", "slash/", "-s", "1.5") == 0
     assert upscale("photo.png", "-o", "slash", "-s", "2.5") == 0
-    assert names(desk / "slash") == ["photo_x1.5.png", "photo_x2.5.png"]
+    assert names(workspace / "slash") == ["photo_x1.5.png", "photo_x2.5.png"]
 
 
-def test_json_says_what_was_done(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_says_what_was_done(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert upscale("photo.png", "none.png", "-o", "out/", "-s", "2", "--json") == 1
     out, err = capsys.readouterr()
     good, bad = (json.loads(line) for line in out.splitlines())
@@ -118,7 +113,7 @@ def test_json_says_what_was_done(desk: Path, capsys: pytest.CaptureFixture[str])
     assert err.splitlines()[-1].endswith("none.png: no such file")
 
 
-def test_quiet_says_nothing(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_says_nothing(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photo().quantize(32).save("palette.png")
     assert upscale("palette.png", "-s", "2", "-q") == 0
     assert capsys.readouterr() == ("", "")
@@ -127,7 +122,7 @@ def test_quiet_says_nothing(desk: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_progress_on_a_terminal(
-    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert upscale("photo.png", "-s", "4", "--tile", "16") == 0
@@ -137,7 +132,7 @@ def test_progress_on_a_terminal(
     assert "MP/s" in err
 
 
-def test_metadata_depth_and_alpha_survive(desk: Path) -> None:
+def test_metadata_depth_and_alpha_survive(workspace: Path) -> None:
     exif = Image.Exif()
     exif[0x0112], exif[0x013B] = 6, "Somebody"
     photo().save("turned.jpg", exif=exif, dpi=(300, 300), icc_profile=b"profile of some kind", quality=95)
@@ -157,7 +152,7 @@ def test_metadata_depth_and_alpha_survive(desk: Path) -> None:
             assert image.mode == mode
 
 
-def test_published_model_file(desk: Path) -> None:
+def test_published_model_file(workspace: Path) -> None:
     checkpoint.save(tiny_liif(), "epoch-last.pth")
     assert (
         main(["upscale", "--model", "epoch-last.pth", "-i", "photo.png", "--resolution", "60,70", "-o", "o.png"]) == 0
@@ -203,14 +198,14 @@ def test_help_loads_nothing_heavy() -> None:
         assert "upscale" in printed or __version__ in printed
 
 
-def test_a_picture_takes_no_compiler(desk: Path) -> None:
+def test_a_picture_takes_no_compiler(workspace: Path) -> None:
     """Loading that of torch takes almost as long again as torch itself."""
     arguments = ["upscale", "photo.png", "-o", "large.png", "--model", "model.safetensors"]
     _, loaded = loads({"torch._dynamo", "torch._inductor", "triton", "sympy"}, *arguments)
     assert loaded == "[]"
 
 
-def test_the_default_model_makes_pictures(desk: Path) -> None:
+def test_the_default_model_makes_pictures(workspace: Path) -> None:
     if not checkpoint.DEFAULT_MODEL.is_file():
         pytest.fail("the default model is missing from liif_fast/weights")
     assert main(["upscale", "photo.png", "-s", "2", "-o", "out.png"]) == 0

@@ -13,27 +13,23 @@ from typing import IO, Any
 import pytest
 from PIL import Image
 from support.files import BAD, bad_files
+from support.models import tiny_liif
 from support.paths import ROOT
-from support.pictures_and_models import lay_desk, names, photo, size, tiny_liif, upscale
+from support.workspace import names, photo, size, upscale
 
 from liif_fast import checkpoint
 from liif_fast.batch import conversion
 from liif_fast.cli import main
 
 
-@pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return lay_desk(tmp_path, monkeypatch)
-
-
-def test_bad_files_do_not_stop_the_others(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (desk / "bad").mkdir()
-    messages = bad_files(desk / "bad")
+def test_bad_files_do_not_stop_the_others(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workspace / "bad").mkdir()
+    messages = bad_files(workspace / "bad")
     assert sorted(messages) == sorted(BAD)
     arguments = [f"bad/{name}" for name in BAD]
     assert upscale(*arguments[:5], "photo.png", *arguments[5:], "-o", "out/", "-s", "1.5") == 1
     out, err = capsys.readouterr()
-    assert names(desk / "out") == ["photo_x1.5.png"]
+    assert names(workspace / "out") == ["photo_x1.5.png"]
     assert out.count("\n") == 1
     lines = err.splitlines()
     assert lines[0] == f"liif-fast upscale: {len(BAD)} of {len(BAD) + 1} failed:"
@@ -80,27 +76,27 @@ USAGE = [
 
 
 @pytest.mark.parametrize("where", [[], ["--ray"]])
-def test_a_model_that_cannot_wrap(where: list[str], desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_cannot_wrap(where: list[str], workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint.save(tiny_liif("rcan"), "rcan.safetensors")
     assert upscale("photo.png", "-o", "out/", "--model", "rcan.safetensors", "--wrap", *where) == 2
     assert capsys.readouterr().err == (
         "liif-fast upscale: wrap: expected an encoder with a known receptive_radius, got RCAN, which may see the whole "
         "picture; use an EDSR or RDN model\n"
     )
-    assert list((desk / "out").iterdir()) == []
+    assert list((workspace / "out").iterdir()) == []
 
 
 @pytest.mark.parametrize(("arguments", "message"), USAGE, ids=[" ".join(arguments) for arguments, _ in USAGE])
-def test_wrong_usage(arguments: list[str], message: str, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (desk / "link.png").symlink_to("photo.png")
-    before = names(desk), (desk / "photo.png").read_bytes()
+def test_wrong_usage(arguments: list[str], message: str, workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workspace / "link.png").symlink_to("photo.png")
+    before = names(workspace), (workspace / "photo.png").read_bytes()
     assert upscale("photo.png", *arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert message in err
     assert err.startswith("liif-fast")
     assert err.count("\n") == 1
-    assert (names(desk), (desk / "photo.png").read_bytes()) == before
+    assert (names(workspace), (workspace / "photo.png").read_bytes()) == before
 
 
 @pytest.mark.parametrize(
@@ -117,7 +113,7 @@ def test_wrong_usage(arguments: list[str], message: str, desk: Path, capsys: pyt
     ],
 )
 def test_wrong_usage_as_a_whole(
-    arguments: list[str], message: str, desk: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 2
     out, err = capsys.readouterr()
@@ -126,7 +122,7 @@ def test_wrong_usage_as_a_whole(
     assert err.count("\n") == 1
 
 
-def test_a_folder_that_may_not_be_written(desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_a_folder_that_may_not_be_written(workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     # Simulated, since root may write everywhere.
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert upscale("photo.png", "-o", "out.png") == 2
@@ -150,24 +146,26 @@ def test_a_folder_that_may_not_be_written(desk: Path, monkeypatch: pytest.Monkey
         ),
     ],
 )
-def test_a_picture_that_does_not_fit(name: str, arguments: list[str], message: str, desk: Path, capsys: Any) -> None:
+def test_a_picture_that_does_not_fit(
+    name: str, arguments: list[str], message: str, workspace: Path, capsys: Any
+) -> None:
     photo().convert("RGBA").save("alpha.png")
-    before = names(desk)
+    before = names(workspace)
     assert upscale(name, *arguments) == 1
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
-    assert names(desk) == before
+    assert names(workspace) == before
 
 
-def test_force_lifts_both_limits(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_force_lifts_both_limits(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("liif_fast.rendering.tiling.MAX_PIXELS", 1000)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     assert upscale("photo.png", "-s", "1.5") == 1
     assert upscale("photo.png", "-s", "1.5", "--force") == 0
 
 
-def test_existing_results_are_replaced_only_when_told_to(desk: Path, capsys: Any) -> None:
+def test_existing_results_are_replaced_only_when_told_to(workspace: Path, capsys: Any) -> None:
     Path("photo_x1.5.png").write_text("precious")
     assert upscale("photo.png", "-s", "1.5") == 1
     assert "photo_x1.5.png exists already; pass --overwrite" in capsys.readouterr().err
@@ -177,7 +175,7 @@ def test_existing_results_are_replaced_only_when_told_to(desk: Path, capsys: Any
 
 
 def test_a_defect_of_ours_is_shown_in_full_but_does_not_end_the_batch(
-    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     photo().convert("L").save("gray.png")
     honest = conversion.upscale
@@ -189,7 +187,7 @@ def test_a_defect_of_ours_is_shown_in_full_but_does_not_end_the_batch(
 
     monkeypatch.setattr(conversion, "upscale", broken)
     assert upscale("gray.png", "photo.png", "-o", "out/", "-s", "1.5") == 1
-    assert names(desk / "out") == ["photo_x1.5.png"]
+    assert names(workspace / "out") == ["photo_x1.5.png"]
     err = capsys.readouterr().err
     assert "Traceback" in err
     assert "gray.png: unexpected ZeroDivisionError: oops" in err.splitlines()[-1]
@@ -200,27 +198,27 @@ def test_a_defect_of_ours_is_shown_in_full_but_does_not_end_the_batch(
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_nothing_half_written_remains(
-    error: BaseException, desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    error: BaseException, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     def save(self: Image.Image, stream: IO[bytes], **_: Any) -> None:
         stream.write(b"half")
         raise error
 
     monkeypatch.setattr(Image.Image, "save", save)
-    before = names(desk)
+    before = names(workspace)
     assert upscale("photo.png", "-s", "1.5") == (130 if isinstance(error, KeyboardInterrupt) else 1)
-    assert names(desk) == before
+    assert names(workspace) == before
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "interrupted" in err or "photo_x1.5.png: cannot be written: [Errno 28] No space left on device" in err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_rendering_ends_the_program_cleanly(number: int, desk: Path) -> None:
+def test_a_signal_while_rendering_ends_the_program_cleanly(number: int, workspace: Path) -> None:
     command = [sys.executable, "-m", "liif_fast", "upscale", "photo.png", "-s", "40", "--tile", "16", "-o", "out/"]
     command += ["--model", "model.safetensors"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    before = names(desk)
+    before = names(workspace)
     # A shell's background jobs ignore SIGINT and hand that on; the program under test must not inherit it.
     inherited = signal.signal(number, signal.default_int_handler)
     try:
@@ -230,18 +228,18 @@ def test_a_signal_while_rendering_ends_the_program_cleanly(number: int, desk: Pa
     with started as process:
         # The folder is made just before the model is loaded and the work starts.
         deadline = time.monotonic() + 60
-        while not (desk / "out").exists() and time.monotonic() < deadline:
+        while not (workspace / "out").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(1.5)
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.strip() == "interrupted"
-    assert names(desk) == sorted([*before, "out"])
-    assert names(desk / "out") == []
+    assert names(workspace) == sorted([*before, "out"])
+    assert names(workspace / "out") == []
 
 
-def test_an_interrupt_while_a_string_is_executed_keeps_the_exit_code(desk: Path) -> None:
+def test_an_interrupt_while_a_string_is_executed_keeps_the_exit_code(workspace: Path) -> None:
     program = """
 import sys
 from liif_fast import cli
@@ -256,7 +254,7 @@ sys.exit(cli.main(["upscale", "photo.png"]))
     assert (ended.returncode, ended.stderr) == (130, "interrupted\n")
 
 
-def test_a_closed_pipe_is_no_traceback(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_pipe_is_no_traceback(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Closed:
         def write(self, _: str) -> None:
             raise BrokenPipeError

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.paths import ROOT
-from support.pictures_and_models import lay_desk, names, photo, size, upscale
+from support.workspace import make_workspace, names, photo, size, upscale
 
 
 class Standard(io.TextIOWrapper):
@@ -34,20 +34,20 @@ class Standard(io.TextIOWrapper):
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
-    return lay_desk(tmp_path, monkeypatch)
+    return make_workspace(tmp_path, monkeypatch)
 
 
 @pytest.fixture
-def piped(desk: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def piped(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def run(data: bytes, *arguments: str, terminal: bool = False) -> tuple[int, bytes]:
         out = Standard(terminal=terminal)
         monkeypatch.setattr(sys, "stdin", Standard(data))
         monkeypatch.setattr(sys, "stdout", out)
         code = upscale(*arguments)
-        assert not list((desk / "temporary").glob("liif-fast-*"))
+        assert not list((workspace / "temporary").glob("liif-fast-*"))
         return code, out.bytes()
 
     return run
@@ -60,14 +60,14 @@ def encoded(suffix: str, **options: Any) -> bytes:
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "TIFF"])
-def test_a_picture_goes_through_in_its_format(form: str, desk: Path, piped: Any) -> None:
+def test_a_picture_goes_through_in_its_format(form: str, workspace: Path, piped: Any) -> None:
     code, out = piped(encoded(form), "-", "-s", "1.5")
     assert code == 0
     with Image.open(io.BytesIO(out)) as result:
         assert result.format == form
         assert result.size == (192, 144)
     # The same pixels as from file to file.
-    (desk / f"in.{form.lower()}").write_bytes(encoded(form))
+    (workspace / f"in.{form.lower()}").write_bytes(encoded(form))
     assert upscale(f"in.{form.lower()}", "-o", f"out.{form.lower()}", "-s", "1.5") == 0
     assert (np.asarray(Image.open(io.BytesIO(out))) == np.asarray(Image.open(f"out.{form.lower()}"))).all()
 
@@ -83,7 +83,7 @@ def test_formats_that_cannot_be_written_become_png_and_others_by_request(piped: 
         assert Image.open(io.BytesIO(out)).format == form
 
 
-def test_from_a_pipe_to_a_file_and_from_a_file_to_a_pipe(desk: Path, piped: Any) -> None:
+def test_from_a_pipe_to_a_file_and_from_a_file_to_a_pipe(workspace: Path, piped: Any) -> None:
     code, out = piped(encoded("PNG"), "-", "-o", "out.jpg", "-s", "1.5")
     assert (code, size("out.jpg")) == (0, (192, 144))
     assert b"out.jpg" in out
@@ -92,7 +92,7 @@ def test_from_a_pipe_to_a_file_and_from_a_file_to_a_pipe(desk: Path, piped: Any)
     assert Image.open(io.BytesIO(out)).size == (192, 144)
     code, out = piped(encoded("PNG"), "-", "photo.png", "-o", "folder/", "-s", "1.5")
     assert code == 0
-    assert names(desk / "folder") == ["photo_x1.5.png", "stdin_x1.5.png"]
+    assert names(workspace / "folder") == ["photo_x1.5.png", "stdin_x1.5.png"]
 
 
 def test_nothing_else_is_printed_with_the_picture(piped: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,7 +137,7 @@ def test_no_picture_is_thrown_onto_a_terminal(piped: Any, capsys: pytest.Capture
     assert "got a terminal; redirect the output" in capsys.readouterr().err
 
 
-def test_a_real_pipe(desk: Path) -> None:
+def test_a_real_pipe(workspace: Path) -> None:
     command = [sys.executable, "-m", "liif_fast", "upscale", "-", "-s", "1.5", "--model", "model.safetensors"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, input=encoded("PNG"), capture_output=True, env=environment, check=True)

@@ -17,18 +17,13 @@ import pytest
 from PIL import ExifTags, Image, features
 from support.files import SRGB, png
 from support.paths import ROOT
-from support.pictures_and_models import lay_desk, names, photo, size, upscale
+from support.workspace import make_workspace, names, photo, size, upscale
 
 from liif_fast import image
 
 
-@pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return lay_desk(tmp_path, monkeypatch)
-
-
 def bilinear(array: np.ndarray, height: int, width: int) -> np.ndarray:
-    """What the desk's model makes of [H, W, C], in the values given: bilinear interpolation, edges repeated."""
+    """What the workspace's model makes of [H, W, C], in the values given: bilinear interpolation, edges repeated."""
 
     def weights(size: int, length: int) -> np.ndarray:
         at = ((np.arange(size) + 0.5) * length / size - 0.5).clip(0, length - 1)
@@ -46,7 +41,7 @@ def bilinear(array: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 5000), (5000, 1), (2, 3)])
-def test_tiny_and_thin(width: int, height: int, desk: Path) -> None:
+def test_tiny_and_thin(width: int, height: int, workspace: Path) -> None:
     rng = np.random.default_rng(0)
     array = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     Image.fromarray(array).save("x.png")
@@ -56,7 +51,7 @@ def test_tiny_and_thin(width: int, height: int, desk: Path) -> None:
     assert np.abs(found - bilinear(array, *found.shape[:2])).max() <= 0.6
 
 
-def test_sixteen_bit_gray_with_alpha(desk: Path) -> None:
+def test_sixteen_bit_gray_with_alpha(workspace: Path) -> None:
     pytest.importorskip("imagecodecs", reason="reads and writes the deep PNG")
     gray = np.asarray(photo().convert("L")).astype(np.uint16)[:40, :50] * 257
     alpha = np.full_like(gray, 40_000)
@@ -71,7 +66,7 @@ def test_sixteen_bit_gray_with_alpha(desk: Path) -> None:
     assert (out[:, 35:, 1] == 65535).all()
 
 
-def test_sixteen_bit_colour_in_every_format_that_has_it(desk: Path) -> None:
+def test_sixteen_bit_colour_in_every_format_that_has_it(workspace: Path) -> None:
     pytest.importorskip("imagecodecs", reason="reads and writes the deep PNG")
     rng = np.random.default_rng(0)
     deep = rng.integers(0, 65536, (12, 15, 3)).astype(np.uint16)
@@ -85,7 +80,7 @@ def test_sixteen_bit_colour_in_every_format_that_has_it(desk: Path) -> None:
             assert np.abs(found - bilinear(deep, 30, 38)).max() <= 2
 
 
-def test_cmyk_jpeg_with_a_word(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cmyk_jpeg_with_a_word(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photo().convert("CMYK").save("x.jpg", quality=95, subsampling=0)
     assert upscale("x.jpg", "-s", "1.5") == 0
     with Image.open("x_x1.5.jpg") as found:
@@ -94,7 +89,7 @@ def test_cmyk_jpeg_with_a_word(desk: Path, capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err == "x.jpg: CMYK converted to sRGB\n"
 
 
-def test_rotated_jpeg_with_all_its_metadata_or_none(desk: Path) -> None:
+def test_rotated_jpeg_with_all_its_metadata_or_none(workspace: Path) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 8
     exif[ExifTags.Base.Artist] = "Somebody"
@@ -114,7 +109,7 @@ def test_rotated_jpeg_with_all_its_metadata_or_none(desk: Path) -> None:
     assert not {"icc_profile", "dpi"} & set(bare.info)
 
 
-def test_transparency_that_a_jpeg_cannot_keep(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_transparency_that_a_jpeg_cannot_keep(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rgba = photo()
     rgba.putalpha(photo().convert("L"))
     rgba.save("alpha.png")
@@ -137,10 +132,10 @@ def test_transparency_that_a_jpeg_cannot_keep(desk: Path, capsys: pytest.Capture
     assert image.read("float-out.tif").mode == "RGBA;F"
 
 
-def test_formats_asked_for(desk: Path) -> None:
+def test_formats_asked_for(workspace: Path) -> None:
     photo().save("other.bmp")
     assert upscale("photo.png", "other.bmp", "-s", "1.5", "--format", "jpg", "-o", "out/") == 0
-    assert names(desk / "out") == ["other_x1.5.jpg", "photo_x1.5.jpg"]
+    assert names(workspace / "out") == ["other_x1.5.jpg", "photo_x1.5.jpg"]
     assert upscale("photo.png", "-s", "1.5", "--format", "webp") == 0
     assert Image.open("photo_x1.5.webp").format == "WEBP"
 
@@ -148,43 +143,43 @@ def test_formats_asked_for(desk: Path) -> None:
 # -- what goes wrong ------------------------------------------------------------------------------------------------
 
 
-def refused(desk: Path, capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 1) -> str:
+def refused(workspace: Path, capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 1) -> str:
     """The one line that is said; nothing is left behind."""
-    before = sorted(desk.rglob("*"))
+    before = sorted(workspace.rglob("*"))
     assert upscale(*arguments) == code
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
-    assert sorted(desk.rglob("*")) == before
+    assert sorted(workspace.rglob("*")) == before
     return err
 
 
-def test_deep_pictures_that_are_no_pictures(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_deep_pictures_that_are_no_pictures(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("imagecodecs", reason="reads the deep PNG")
     header = struct.pack(">IIBBBBB", 30_000, 30_000, 16, 6, 0, 0, 0)
     Path("bomb.png").write_bytes(png(header, b""))
     Path("short.png").write_bytes(png(struct.pack(">IIBBBBB", 30, 30, 16, 6, 0, 0, 0), b"\0" * 100))
     Path("cut.tif").write_bytes(b"II*\0\x08\0\0\0")
     Path("text.tif").write_bytes(b"MM\0*This is no picture.")
-    assert "safety limit of 179 megapixels" in refused(desk, capsys, "bomb.png")
+    assert "safety limit of 179 megapixels" in refused(workspace, capsys, "bomb.png")
     for name in ("short.png", "cut.tif", "text.tif"):
-        assert f"{name}: expected" in refused(desk, capsys, name)
+        assert f"{name}: expected" in refused(workspace, capsys, name)
 
 
 @pytest.fixture
 def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A desk of a user who may not do everything, also where root runs the tests."""
+    """The workspace of a user who may not do everything, also where root runs the tests."""
     with tempfile.TemporaryDirectory() as folder:
-        desk = lay_desk(Path(folder), monkeypatch)
+        workspace = make_workspace(Path(folder), monkeypatch)
         # What is imported on the way may lie where only root looks.
         assert upscale("photo.png", "-s", "1.5", "-q") == 0
         root = os.geteuid() == 0
         if root:
-            for path in (desk, *desk.iterdir()):
+            for path in (workspace, *workspace.iterdir()):
                 os.chown(path, 65_534, 65_534)
             os.setresuid(65_534, 65_534, 0)
         try:
-            yield desk
+            yield workspace
         finally:
             if root:
                 os.setresuid(0, 0, 0)
@@ -206,7 +201,7 @@ def test_what_may_not_be_read_or_written(nobody: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.webp", "x.avif", "x.bmp", "x.ppm", "x.tif", "deep.png"])
-def test_a_full_disk(name: str, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk(name: str, workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """No file may pass 100 bytes: a write stops short and the next one fails, as where a disk fills up."""
     if name == "x.avif" and not features.check("avif"):
         pytest.skip("this Pillow has no AVIF")
@@ -219,14 +214,14 @@ def test_a_full_disk(name: str, desk: Path, capsys: pytest.CaptureFixture[str]) 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:
-        err = refused(desk, capsys, source, "-s", "1.5", "-o", name)
+        err = refused(workspace, capsys, source, "-s", "1.5", "-o", name)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert f"{name}: cannot be written: [Errno {errno.EFBIG}] File too large" in err
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
-def test_a_full_pipe(desk: Path) -> None:
+def test_a_full_pipe(workspace: Path) -> None:
     # So small that it only fails when all that was buffered is written.
     command = [sys.executable, "-m", "liif_fast", "upscale", "photo.png", "-s", "0.1", "-o", "-"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

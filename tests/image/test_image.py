@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageCms, features
 from support.files import BAD, SRGB, bad_files, tagged
-from support.pictures_and_models import PHOTO, photo
+from support.workspace import PHOTO, photo
 
 from liif_fast import image
 from liif_fast.errors import ImageError

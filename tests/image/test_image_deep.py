@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 from support.files import SRGB, png, tagged
-from support.pictures_and_models import bilinear_liif, photo, tiny_liif
+from support.models import bilinear_liif, tiny_liif
+from support.workspace import photo
 
 from liif_fast import checkpoint, image, upscale
 from liif_fast.batch import conversion

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import ExifTags, Image, features
-from support.pictures_and_models import photo
+from support.workspace import photo
 
 from liif_fast import image
 from liif_fast.errors import ImageError

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms
 from PIL.TiffImagePlugin import IFDRational
-from support.pictures_and_models import lay_desk, names, photo, upscale
+from support.workspace import names, photo, upscale
 
 from liif_fast import image
 from liif_fast.batch import streaming
@@ -22,11 +22,6 @@ SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 DETAILS, PLACE, INTEROP = ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo, ExifTags.IFD.Interop
 MAKER_NOTE = ExifTags.Base.MakerNote
 TEXTS = {270: "a view", 271: "Maker", 272: "Model 1", 305: "Camera 2.0", 306: "2024:01:02 03:04:05", 315: "Somebody"}
-
-
-@pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return lay_desk(tmp_path, monkeypatch)
 
 
 def described() -> Image.Exif:
@@ -66,7 +61,7 @@ def directories(path: str) -> tuple[dict[int, Any], ...]:
 @pytest.mark.parametrize("compress", [False, True])
 @pytest.mark.parametrize("big", [False, True])
 def test_a_streamed_tiff_says_what_a_whole_one_says(
-    big: bool, compress: bool, desk: Path, monkeypatch: pytest.MonkeyPatch
+    big: bool, compress: bool, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photo().save("a.jpg", exif=described(), icc_profile=SRGB, dpi=(300, 150))
     monkeypatch.setattr(tiff, "CLASSIC", 1000 if big else 10**9)
@@ -94,7 +89,7 @@ def test_a_streamed_tiff_says_what_a_whole_one_says(
         assert opened.info["icc_profile"] == SRGB
 
 
-def test_a_streamed_tiff_says_nothing_where_it_is_asked_to(desk: Path, capsys: Any) -> None:
+def test_a_streamed_tiff_says_nothing_where_it_is_asked_to(workspace: Path, capsys: Any) -> None:
     photo().save("a.jpg", exif=described(), icc_profile=SRGB, dpi=(300, 300))
     assert upscale("a.jpg", "-s", "1", "-o", "x.tif", "--compress", "--strip-metadata") == 0
     assert said("x.tif") == {}
@@ -102,7 +97,9 @@ def test_a_streamed_tiff_says_nothing_where_it_is_asked_to(desk: Path, capsys: A
 
 
 @pytest.mark.parametrize("out", ["b.tif", "b.png"])
-def test_a_picture_that_stays_in_its_file_says_the_same(out: str, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_that_stays_in_its_file_says_the_same(
+    out: str, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("zarr")
     photo().save("a.jpg", exif=described(), icc_profile=SRGB, dpi=(300, 300))
     assert upscale("a.jpg", "-s", "1", "-o", "a.tif", "--compress") == 0
@@ -120,7 +117,7 @@ def test_a_picture_that_stays_in_its_file_says_the_same(out: str, desk: Path, mo
 
 
 def test_nothing_remains_where_the_directory_finds_no_room(
-    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     def full(stream: IO[bytes], *_: Any) -> int:
         assert stream.seek(0, 2) > 256 * 256 * 3
@@ -128,10 +125,10 @@ def test_nothing_remains_where_the_directory_finds_no_room(
 
     monkeypatch.setattr(tiff, "_append", full)
     monkeypatch.setattr(streaming, "STREAMED_FROM", 1000)
-    before = names(desk)
+    before = names(workspace)
     assert upscale("photo.png", "-s", "2", "-o", "x.tif") == 1
     assert "x.tif: cannot be written: [Errno 28] No space left on device" in capsys.readouterr().err
-    assert names(desk) == before
+    assert names(workspace) == before
 
 
 def tiled(path: Path, big: bool) -> Path:
@@ -199,7 +196,7 @@ def saved(exif: Image.Exif) -> None:
     photo().save("a.png", exif=exif, icc_profile=SRGB, dpi=(300, 300))
 
 
-def test_a_long_maker_note_is_left_out_of_a_jpeg_with_a_word(desk: Path, capsys: Any) -> None:
+def test_a_long_maker_note_is_left_out_of_a_jpeg_with_a_word(workspace: Path, capsys: Any) -> None:
     exif = described()
     exif.get_ifd(DETAILS)[MAKER_NOTE] = b"x" * 70_000
     saved(exif)
@@ -216,7 +213,7 @@ def test_a_long_maker_note_is_left_out_of_a_jpeg_with_a_word(desk: Path, capsys:
     assert "left out" not in capsys.readouterr().err
 
 
-def test_too_many_short_tags_are_left_out_together(desk: Path, capsys: Any) -> None:
+def test_too_many_short_tags_are_left_out_together(workspace: Path, capsys: Any) -> None:
     exif = described()
     exif.get_ifd(DETAILS).update(dict.fromkeys(range(50_000, 50_800), b"x" * 100))
     saved(exif)
@@ -235,7 +232,7 @@ def test_too_many_short_tags_are_left_out_together(desk: Path, capsys: Any) -> N
         ("x.ppm", "colour profile, EXIF data, resolution left out, which PPM cannot hold"),
     ],
 )
-def test_formats_that_say_little(out: str, words: str, desk: Path, capsys: Any) -> None:
+def test_formats_that_say_little(out: str, words: str, workspace: Path, capsys: Any) -> None:
     if out == "x.zarr":
         pytest.importorskip("zarr")
     saved(described())

@@ -10,18 +10,14 @@ import pytest
 import torch
 from PIL import Image
 from support.files import noise
-from support.pictures_and_models import Wide, lay_desk, names, photo, tiny_liif, upscale
+from support.models import WideEncoder, tiny_liif
+from support.workspace import names, photo, upscale
 
 import liif_fast
 from liif_fast.errors import ImageError
 from liif_fast.image import windows
 
 tifffile: Any = pytest.importorskip("tifffile")
-
-
-@pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return lay_desk(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -57,7 +53,7 @@ def test_windows_give_the_same_pixels_as_the_whole(
         return window
 
     monkeypatch.setattr(windows.Windows, "__getitem__", counted)
-    model = tiny_liif(Wide())
+    model = tiny_liif(WideEncoder())
     for arguments in ({}, {"roi": (30, 40, 50, 20)}):
         expected = liif_fast.upscale(source, 1.7, model=model, **arguments)
         assert np.array_equal(liif_fast.upscale(opened, 1.7, model=model, tile=32, **arguments), expected)
@@ -83,20 +79,20 @@ def test_what_is_better_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert windows.opened(tmp_path / "none.tif") is None
 
 
-def test_a_damaged_file_is_one_line(desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_a_damaged_file_is_one_line(workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     pytest.importorskip("zarr")
     monkeypatch.setattr(windows, "WINDOWED_FROM", 0)
     tifffile.imwrite("x.tif", np.asarray(photo()), tile=(64, 64), photometric="rgb", compression="zlib")
-    data = (desk / "x.tif").read_bytes()
-    (desk / "x.tif").write_bytes(data[: len(data) // 2])
-    (desk / "x.zarr").mkdir()
-    before = names(desk)
+    data = (workspace / "x.tif").read_bytes()
+    (workspace / "x.tif").write_bytes(data[: len(data) // 2])
+    (workspace / "x.zarr").mkdir()
+    before = names(workspace)
     for name, message in (("x.tif", "x.tif: expected a picture"), ("x.zarr", "x.zarr: expected a zarr array")):
         assert upscale(name, "-s", "2", "-o", "y.tif") == 1
         err = capsys.readouterr().err
         assert message in err
         assert err.count("\n") == 1
-    assert names(desk) == before
+    assert names(workspace) == before
 
 
 def test_floating_windows_are_checked() -> None:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from support.golden import seeded
+from support.models import EDSR, grid_queries
 from support.paths import RECORDED
-from support.small_liif import TINY, questions
 from torch import Tensor, nn
 
 from liif_fast import geometry, models
@@ -147,7 +147,7 @@ def projections(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_map_is_computed_once_for_a_feature_map(projections: list[int]) -> None:
     model = built(4)
-    coord, cell = questions(20, 20)
+    coord, cell = grid_queries(20, 20)
     with torch.no_grad():
         model.gen_feat(seeded((1, 3, 6, 7), 1, 1))
         for part in range(0, 400, 100):
@@ -184,7 +184,7 @@ def optimizer_step_in_training(model: models.MetaSR) -> None:
     model.train()
     optimizer = torch.optim.SGD(model.imnet.parameters(), lr=0.1)
     with torch.enable_grad():
-        model.query_rgb(*questions(20, 20)).square().sum().backward()
+        model.query_rgb(*grid_queries(20, 20)).square().sum().backward()
     optimizer.step()
     model.eval()
 
@@ -202,7 +202,7 @@ def optimizer_step_in_training(model: models.MetaSR) -> None:
 )
 def test_map_is_not_stale_after(change: Callable[[models.MetaSR], None]) -> None:
     model = built(4)
-    coord, cell = questions(20, 20)
+    coord, cell = grid_queries(20, 20)
     with torch.no_grad():
         feat = model.gen_feat(seeded((1, 3, 16, 17), 1, 1))
         before = model.query_rgb(coord, cell)
@@ -214,7 +214,7 @@ def test_map_is_not_stale_after(change: Callable[[models.MetaSR], None]) -> None
 
 def test_several_feature_maps_in_turn() -> None:
     model = built(4)
-    coord, cell = questions()
+    coord, cell = grid_queries()
     with torch.no_grad():
         maps = [model.gen_feat(seeded((1, 3, 6, 7), seed, 1)) for seed in (1, 2, 3)]
         for feat in maps + maps:
@@ -234,7 +234,7 @@ def test_bf16_autocast_keeps_the_pixels_and_answers_in_float32() -> None:
 
 def test_traced_model_gives_the_same_answer() -> None:
     model = built(4)
-    (coord, cell), feats = questions(20, 20), [seeded((1, 3, 6, 7), seed, 1) for seed in (1, 2)]
+    (coord, cell), feats = grid_queries(20, 20), [seeded((1, 3, 6, 7), seed, 1) for seed in (1, 2)]
     traced: Callable[..., Tensor] = torch.compile(model, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
         for inp in feats:
@@ -247,9 +247,7 @@ def test_traced_model_gives_the_same_answer() -> None:
 @pytest.mark.parametrize("size", [(127, 165), (40, 77), (9, 11)], ids=str)
 def test_tiles_equal_the_whole(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    model: Any = models.make(
-        {"name": "metasr", "args": {"encoder_spec": {"name": "edsr-baseline", "args": TINY}}}
-    ).eval()
+    model: Any = models.make({"name": "metasr", "args": {"encoder_spec": EDSR}}).eval()
     inp = seeded((1, 3, 47, 61), 1, 1).abs()
     with torch.no_grad():
         rgb = model((inp - 0.5) / 0.5, geometry.make_coord(size)[None], geometry.make_cell(size)[None])
@@ -259,17 +257,17 @@ def test_tiles_equal_the_whole(size: tuple[int, int]) -> None:
 
 
 def test_out_dim_is_part_of_the_spec() -> None:
-    encoder = {"name": "edsr-baseline", "args": TINY | {"n_colors": 5}}
+    encoder = {"name": "edsr-baseline", "args": EDSR["args"] | {"n_colors": 5}}
     model = models.make({"name": "metasr", "args": {"encoder_spec": encoder, "out_dim": 2}})
     assert models.spec_of(model)["args"]["out_dim"] == 2
     assert "out_dim" not in models.spec_of(models.MetaSR(encoder))["args"]
     with torch.no_grad():
-        assert model(seeded((1, 5, 4, 4), 1, 1), *questions()).shape == (1, 72, 2)
+        assert model(seeded((1, 5, 4, 4), 1, 1), *grid_queries()).shape == (1, 72, 2)
 
 
 def test_it_says_what_it_needs() -> None:
-    model = models.MetaSR({"name": "edsr-baseline", "args": TINY})
-    coord, _ = questions()
+    model = models.MetaSR(EDSR)
+    coord, _ = grid_queries()
     with pytest.raises(UsageError, match="call gen_feat"):
         model.query_rgb(coord, coord)
     model.gen_feat(seeded((1, 3, 4, 4), 1, 1))

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from support.golden import GoldenCase, golden_cases, seeded
+from support.models import EDSR, MLP, grid_queries, reference_answer, tiny_liif
 from support.paths import RECORDED
-from support.small_liif import IMNET, TINY, questions, tiny, truth
 from torch import Tensor, nn
 
 from liif_fast import models
@@ -84,13 +84,13 @@ def test_encoders_that_upsample_have_the_published_keys_too(name: str, decoder: 
 @pytest.mark.parametrize("no_upsampling", [True, False])
 def test_encoders_of_any_channels_drive_every_decoder(spec: Any, channels: int, no_upsampling: bool) -> None:
     encoder = {**spec, "args": spec["args"] | {"n_colors": channels, "no_upsampling": no_upsampling}}
-    inp, (coord, cell) = seeded((1, channels, 6, 5), 1, 1), questions()
+    inp, (coord, cell) = seeded((1, channels, 6, 5), 1, 1), grid_queries()
     torch.manual_seed(0)
     imnet = {"name": "mlp", "args": {"out_dim": channels, "hidden_list": [8]}}
     liif = models.make({"name": "liif", "args": {"encoder_spec": encoder, "imnet_spec": imnet}})
     meta: Any = models.make({"name": "metasr", "args": {"encoder_spec": encoder, "out_dim": channels}})
     with torch.no_grad():
-        torch.testing.assert_close(liif(inp, coord, cell), truth(liif, coord, cell), rtol=0, atol=1e-5)
+        torch.testing.assert_close(liif(inp, coord, cell), reference_answer(liif, coord, cell), rtol=0, atol=1e-5)
         got = meta(inp, coord, cell)
         want = reference.metasr_query(meta.feat, coord, cell, meta.imnet)
     assert meta.feat.shape[1] == (4 if no_upsampling else channels)
@@ -139,7 +139,7 @@ def test_receptive_radii_of_the_published_encoders() -> None:
 
 
 def test_unused_mean_shift_is_frozen_and_holds_the_published_constants() -> None:
-    encoder = models.make({"name": "edsr-baseline", "args": {**TINY, "rgb_range": 255}})
+    encoder = models.make({"name": "edsr-baseline", "args": {**EDSR["args"], "rgb_range": 255}})
     assert not any(p.requires_grad for p in encoder.sub_mean.parameters())
     torch.testing.assert_close(encoder.sub_mean.bias, torch.tensor([-114.444, -111.4605, -103.02]))
     torch.testing.assert_close(encoder.add_mean.bias, torch.tensor([114.444, 111.4605, 103.02]))
@@ -154,7 +154,7 @@ def test_whole_model_gives_the_published_features_and_colours(name: str, backend
     model.backend = backend
     with torch.no_grad():
         feat = model.gen_feat((torch.from_numpy(arrays["inp"]) - 0.5) / 0.5)
-        out = model.query_rgb(*questions(23, 31))
+        out = model.query_rgb(*grid_queries(23, 31))
     torch.testing.assert_close(feat, torch.from_numpy(arrays[f"{name}/feat"]), rtol=0, atol=1e-5)
     torch.testing.assert_close(out, torch.from_numpy(arrays[f"{name}/out"]), rtol=0, atol=1e-6)
 
@@ -163,7 +163,7 @@ def test_model_without_imnet_gives_the_published_colours() -> None:
     arrays = np.load(RECORDED / "models.npz")
     model = models.make(torch.load(RECORDED / "tiny-edsr-x2.pth", weights_only=True)["model"], load_sd=True)
     with torch.no_grad():
-        out = model((torch.from_numpy(arrays["inp"]) - 0.5) / 0.5, *questions(24, 20))
+        out = model((torch.from_numpy(arrays["inp"]) - 0.5) / 0.5, *grid_queries(24, 20))
     torch.testing.assert_close(out, torch.from_numpy(arrays["edsr-x2/out"]), rtol=0, atol=1e-6)
 
 
@@ -227,12 +227,12 @@ def test_liif_gives_the_published_gradients(case: GoldenCase) -> None:
 
 
 def test_cell_may_be_left_out_only_without_cell_decode() -> None:
-    coord, cell = questions()
-    model = tiny(cell_decode=False)
+    coord, cell = grid_queries()
+    model = tiny_liif(cell_decode=False)
     with torch.no_grad():
         model.gen_feat(seeded((1, 3, 6, 7), 1, 1))
         assert torch.equal(model.query_rgb(coord), model.query_rgb(coord, cell))
-    model = tiny()
+    model = tiny_liif()
     model.gen_feat(seeded((1, 3, 6, 7), 1, 1))
     with pytest.raises(UsageError, match="cell_decode is on, got None"):
         model.query_rgb(coord)
@@ -240,11 +240,11 @@ def test_cell_may_be_left_out_only_without_cell_decode() -> None:
 
 def test_query_before_gen_feat_says_what_to_do() -> None:
     with pytest.raises(UsageError, match=r"call gen_feat\(inp\) first"):
-        tiny().query_rgb(*questions())
+        tiny_liif().query_rgb(*grid_queries())
 
 
 def test_gen_feat_returns_and_keeps_the_features() -> None:
-    model = tiny()
+    model = tiny_liif()
     inp = seeded((2, 3, 5, 7), 3, 1)
     feat = model.gen_feat(inp)
     assert feat is model.feat
@@ -252,14 +252,14 @@ def test_gen_feat_returns_and_keeps_the_features() -> None:
 
 
 def test_channels_in_and_out_are_free() -> None:
-    encoder = {"name": "edsr-baseline", "args": {**TINY, "n_colors": 5}}
+    encoder = {"name": "edsr-baseline", "args": {**EDSR["args"], "n_colors": 5}}
     imnet = {"name": "mlp", "args": {"out_dim": 2, "hidden_list": []}}
     model = models.LIIF(encoder, imnet)
-    coord, cell = questions(4, 3, batch=2)
+    coord, cell = grid_queries(4, 3, batch=2)
     with torch.no_grad():
         out = model(seeded((2, 5, 6, 4), 4, 1), coord, cell)
     assert out.shape == (2, 12, 2)
-    torch.testing.assert_close(out, truth(model, coord, cell), rtol=0, atol=1e-5)
+    torch.testing.assert_close(out, reference_answer(model, coord, cell), rtol=0, atol=1e-5)
 
 
 def test_any_module_with_out_dim_is_an_encoder() -> None:
@@ -267,30 +267,30 @@ def test_any_module_with_out_dim_is_an_encoder() -> None:
         out_dim = 6
 
     torch.manual_seed(1)
-    model = models.LIIF(Stem(3, 6, 3, stride=2, padding=1), IMNET)
-    coord, cell = questions()
+    model = models.LIIF(Stem(3, 6, 3, stride=2, padding=1), MLP)
+    coord, cell = grid_queries()
     with torch.no_grad():
         out = model(seeded((1, 3, 10, 8), 5, 1), coord, cell)
-    torch.testing.assert_close(out, truth(model, coord, cell), rtol=0, atol=1e-5)
+    torch.testing.assert_close(out, reference_answer(model, coord, cell), rtol=0, atol=1e-5)
     with pytest.raises(UsageError, match="`out_dim`, got Conv2d"):
-        models.LIIF(nn.Conv2d(3, 6, 3), IMNET)
+        models.LIIF(nn.Conv2d(3, 6, 3), MLP)
 
 
 def test_backend_and_precision_are_attributes_outside_of_the_state() -> None:
-    model = tiny(backend="torch", precision="fp32")
+    model = tiny_liif(backend="torch", precision="fp32")
     assert (model.backend, model.precision) == ("torch", "fp32")
-    assert set(model.state_dict()) == set(tiny().state_dict())
+    assert set(model.state_dict()) == set(tiny_liif().state_dict())
     model.backend = "abacus"
     model.gen_feat(seeded((1, 3, 4, 4), 1, 1))
     with pytest.raises(UsageError, match="abacus"):
-        model.query_rgb(*questions())
+        model.query_rgb(*grid_queries())
 
 
 @pytest.mark.parametrize("compiled", ["compile", "export"])
 @pytest.mark.filterwarnings("ignore:The tensor attribute self.feat was assigned during export")
 def test_traced_model_gives_the_same_answer(compiled: str) -> None:
-    model = tiny().eval()
-    inp, (coord, cell) = seeded((1, 3, 6, 7), 1, 1), questions()
+    model = tiny_liif()
+    inp, (coord, cell) = seeded((1, 3, 6, 7), 1, 1), grid_queries()
     with torch.no_grad():
         expected = model(inp, coord, cell)
         if compiled == "compile":
@@ -332,10 +332,10 @@ def test_make_lays_arguments_over_the_spec_and_leaves_it_alone() -> None:
 
 
 def test_spec_of_a_model_builds_one_like_it() -> None:
-    model = tiny(feat_unfold=False)
+    model = tiny_liif(feat_unfold=False)
     twin = models.make({**models.spec_of(model), "sd": model.state_dict()}, load_sd=True)
-    inp, (coord, cell) = seeded((1, 3, 5, 6), 1, 1), questions()
+    inp, (coord, cell) = seeded((1, 3, 5, 6), 1, 1), grid_queries()
     with torch.no_grad():
         assert torch.equal(twin(inp, coord, cell), model(inp, coord, cell))
     with pytest.raises(UsageError, match="got a Identity without a spec"):
-        models.spec_of(models.LIIF(Identity(3), IMNET))
+        models.spec_of(models.LIIF(Identity(3), MLP))

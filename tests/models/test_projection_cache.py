@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from support.golden import seeded
-from support.small_liif import questions, tiny, truth
+from support.models import grid_queries, reference_answer, tiny_liif
 from torch import Tensor
 
 from liif_fast import functional, models
@@ -33,8 +33,8 @@ def projections(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_projection_is_computed_once_for_a_feature_map(projections: list[int]) -> None:
-    model = tiny().eval()
-    coord, cell = questions(20, 20)
+    model = tiny_liif()
+    coord, cell = grid_queries(20, 20)
     with torch.no_grad():
         model.gen_feat(seeded((1, 3, 6, 7), 1, 1))
         for part in range(0, 400, 100):
@@ -66,7 +66,7 @@ def exchange_storage(model: models.LIIF) -> None:
 def optimizer_step(model: models.LIIF) -> None:
     optimizer = torch.optim.SGD(model.imnet.parameters(), lr=0.1)
     with torch.enable_grad():
-        model.query_rgb(*questions()).square().sum().backward()
+        model.query_rgb(*grid_queries()).square().sum().backward()
     optimizer.step()
 
 
@@ -103,20 +103,20 @@ CHANGES = [
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_projection_is_not_stale_after(change: Callable[[models.LIIF], None]) -> None:
-    model = tiny().eval()
-    coord, cell = questions()
+    model = tiny_liif()
+    coord, cell = grid_queries()
     with torch.no_grad():
         model.gen_feat(seeded((1, 3, 16, 17), 1, 1))
         before = model.query_rgb(coord, cell)
         change(model)
         after = model.query_rgb(coord, cell)
     assert not torch.allclose(before, after, atol=1e-4)
-    torch.testing.assert_close(after, truth(model, coord, cell), rtol=0, atol=1e-5)
+    torch.testing.assert_close(after, reference_answer(model, coord, cell), rtol=0, atol=1e-5)
 
 
 def test_projection_is_not_stale_with_inference_tensors(projections: list[int]) -> None:
-    model = tiny().eval()
-    coord, cell = questions()
+    model = tiny_liif()
+    coord, cell = grid_queries()
     with torch.inference_mode():
         feat = model.gen_feat(seeded((1, 3, 40, 41), 1, 1))
         before = model.query_rgb(coord, cell)
@@ -126,15 +126,15 @@ def test_projection_is_not_stale_with_inference_tensors(projections: list[int]) 
         feat[:, :, 21, 21] += 50.0
         after = model.query_rgb(coord, cell)
         assert not torch.allclose(before, after, atol=1e-4)
-        torch.testing.assert_close(after, truth(model, coord, cell), rtol=0, atol=1e-5)
+        torch.testing.assert_close(after, reference_answer(model, coord, cell), rtol=0, atol=1e-5)
     # The inference tensor is still good outside, under no_grad and with trainable weights.
     with torch.no_grad():
         torch.testing.assert_close(model.query_rgb(coord, cell), after)
 
 
 def test_projection_made_under_inference_mode_serves_a_backward_pass() -> None:
-    model = tiny().eval()
-    coord, cell = questions()
+    model = tiny_liif()
+    coord, cell = grid_queries()
     feat = model.gen_feat(seeded((1, 3, 6, 7), 1, 1)).detach()
     model.feat = feat
     with torch.inference_mode():
@@ -147,18 +147,20 @@ def test_projection_made_under_inference_mode_serves_a_backward_pass() -> None:
 
 
 def test_several_feature_maps_in_turn() -> None:
-    model = tiny().eval()
-    coord, cell = questions()
+    model = tiny_liif()
+    coord, cell = grid_queries()
     with torch.no_grad():
         maps = [model.gen_feat(seeded((1, 3, 6, 7), seed, 1)) for seed in (1, 2, 3)]
         for feat in maps + maps:
             model.feat = feat
-            torch.testing.assert_close(model.query_rgb(coord, cell), truth(model, coord, cell), rtol=0, atol=1e-5)
+            torch.testing.assert_close(
+                model.query_rgb(coord, cell), reference_answer(model, coord, cell), rtol=0, atol=1e-5
+            )
 
 
 def test_two_backward_passes_of_one_feature_map_agree() -> None:
-    model = tiny()
-    coord, cell = questions()
+    model = tiny_liif().train()
+    coord, cell = grid_queries()
     gradients = []
     for _ in range(2):
         model.zero_grad()
@@ -172,8 +174,8 @@ def test_two_backward_passes_of_one_feature_map_agree() -> None:
 
 
 def test_precision_and_autocast_do_not_share_a_projection(projections: list[int]) -> None:
-    model = tiny().eval()
-    coord, cell = questions()
+    model = tiny_liif()
+    coord, cell = grid_queries()
     with torch.no_grad():
         model.gen_feat(seeded((1, 3, 6, 7), 1, 1))
         exact = model.query_rgb(coord, cell)
@@ -188,12 +190,12 @@ def test_precision_and_autocast_do_not_share_a_projection(projections: list[int]
 
 
 def test_nothing_outlives_the_features_and_the_model() -> None:
-    model = tiny().eval()
+    model = tiny_liif()
     gc.collect()
     gc.disable()
     try:
         with torch.no_grad():
-            model(seeded((1, 3, 6, 7), 1, 1), *questions())
+            model(seeded((1, 3, 6, 7), 1, 1), *grid_queries())
         entry = model._projections._entry
         assert entry is not None
         kept = [weakref.ref(entry.projected), weakref.ref(entry.content)]
@@ -202,7 +204,7 @@ def test_nothing_outlives_the_features_and_the_model() -> None:
         assert model._projections._entry is None
         assert [ref() for ref in kept] == [None, None]
         with torch.no_grad():
-            model(seeded((1, 3, 6, 7), 1, 1), *questions())
+            model(seeded((1, 3, 6, 7), 1, 1), *grid_queries())
         cache = weakref.ref(model._projections)
         del model
         assert cache() is None
@@ -212,8 +214,8 @@ def test_nothing_outlives_the_features_and_the_model() -> None:
 
 @pytest.mark.parametrize("copier", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
 def test_copies_answer_alike_and_share_no_projection(copier: Callable[[models.LIIF], models.LIIF]) -> None:
-    model = tiny().eval()
-    coord, cell = questions()
+    model = tiny_liif()
+    coord, cell = grid_queries()
     with torch.no_grad():
         before = model(seeded((1, 3, 6, 7), 1, 1), coord, cell)
         twin = copier(model)
@@ -222,4 +224,4 @@ def test_copies_answer_alike_and_share_no_projection(copier: Callable[[models.LI
         assert torch.equal(twin.query_rgb(coord, cell), before)
         twin.imnet.layers[0].weight.mul_(2)
         assert torch.equal(model.query_rgb(coord, cell), before)
-        torch.testing.assert_close(twin.query_rgb(coord, cell), truth(twin, coord, cell), rtol=0, atol=1e-5)
+        torch.testing.assert_close(twin.query_rgb(coord, cell), reference_answer(twin, coord, cell), rtol=0, atol=1e-5)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.pictures_and_models import tiny_liif
+from support.models import tiny_liif
 from torch import Tensor, nn
 
 from liif_fast import models

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+from support.models import bilinear_liif
 from support.paths import ROOT
 
 import liif_fast
@@ -24,14 +24,8 @@ def run_example(*arguments: str | Path, name: str = "demo.py") -> subprocess.Com
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A checkpoint of a small LIIF that starts as bilinear interpolation."""
-    from liif_fast.training.bilinear_init import bilinear_init
-
-    torch.manual_seed(0)
-    encoder = {"name": "edsr-baseline", "args": {"n_resblocks": 1, "n_feats": 8, "no_upsampling": True}}
-    liif = liif_fast.LIIF(encoder, {"name": "mlp", "args": {"out_dim": 3, "hidden_list": [16, 16]}})
-    bilinear_init(liif)
-    liif_fast.save(liif, tmp_path / "small.safetensors")
+    """A checkpoint of a small LIIF that is bilinear interpolation."""
+    liif_fast.save(bilinear_liif(), tmp_path / "small.safetensors")
     return tmp_path / "small.safetensors"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from support.pictures_and_models import photo
+from support.workspace import photo
 
 import liif_fast
 from liif_fast.backends import cpu

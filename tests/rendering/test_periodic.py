@@ -13,14 +13,15 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from support.pictures_and_models import Wide, bilinear_liif, lay_desk, photo, tiny_liif
-from support.pictures_and_models import upscale as command
+from support.models import WideEncoder, bilinear_liif, tiny_liif
+from support.workspace import make_workspace, photo
+from support.workspace import upscale as command
 from torch import Tensor
 
 from liif_fast import models, upscale
 from liif_fast.errors import UsageError
 
-MODEL = tiny_liif(Wide())
+MODEL = tiny_liif(WideEncoder())
 sides = st.integers(1, 30)
 
 
@@ -128,7 +129,7 @@ def test_an_encoder_that_sees_everything_is_refused() -> None:
 
 
 def test_only_a_margin_is_encoded_beside_the_picture() -> None:
-    model: Any = tiny_liif(Wide())
+    model: Any = tiny_liif(WideEncoder())
     seen: list[torch.Size] = []
     model.encoder.register_forward_hook(lambda _, args, out: seen.append(args[0].shape[2:]))
     upscale(picture(101, 103), size=(211, 223), model=model, wrap=True)
@@ -138,7 +139,7 @@ def test_only_a_margin_is_encoded_beside_the_picture() -> None:
 def test_on_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lay_desk(tmp_path, monkeypatch)
+    make_workspace(tmp_path, monkeypatch)
     array = np.asarray(photo())
     for arguments, wrap in ((["--wrap"], True), (["--wrap", "x"], "x")):
         assert (

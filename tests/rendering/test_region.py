@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.pictures_and_models import Wide, tiny_liif
+from support.models import WideEncoder, tiny_liif
 
 from liif_fast import upscale
 from liif_fast.rendering import tiling
@@ -22,7 +22,7 @@ def test_a_region_is_that_part_of_the_whole_and_little_more_is_encoded(
 ) -> None:
     x, y = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
     w, h = data.draw(st.integers(1, width - x)), data.draw(st.integers(1, height - y))
-    model: Any = tiny_liif(Wide())
+    model: Any = tiny_liif(WideEncoder())
     image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
     whole = upscale(image, scale, model=model)
     seen: list[torch.Size] = []

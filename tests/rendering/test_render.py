@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from support.pictures_and_models import Wide, bilinear_liif, tiny_liif
+from support.models import WideEncoder, bilinear_liif, tiny_liif
 from torch import Tensor, nn
 
 from liif_fast import functional, geometry, models
@@ -36,7 +36,7 @@ def inp() -> Tensor:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("encoder", ["edsr-baseline", "wide"])
 def test_tiles_equal_the_whole_and_the_reference(encoder: str, size: tuple[int, int], inp: Tensor) -> None:
-    model = tiny_liif(Wide() if encoder == "wide" else encoder)
+    model = tiny_liif(WideEncoder() if encoder == "wide" else encoder)
     expected = direct(model, inp, size)
     whole = render(model, inp, size, tile=1000)
     assert whole.shape == expected.shape
@@ -47,13 +47,13 @@ def test_tiles_equal_the_whole_and_the_reference(encoder: str, size: tuple[int, 
 
 @pytest.mark.parametrize("switch", ["local_ensemble", "feat_unfold", "cell_decode"])
 def test_tiles_equal_the_whole_without_a_switch(switch: str, inp: Tensor) -> None:
-    model = tiny_liif(Wide(), **{switch: False})
+    model = tiny_liif(WideEncoder(), **{switch: False})
     expected = direct(model, inp, (127, 165))
     torch.testing.assert_close(render(model, inp, (127, 165), tile=16), expected, atol=1e-5, rtol=0)
 
 
 def test_a_halo_one_pixel_smaller_would_be_seen(inp: Tensor) -> None:
-    encoder = Wide()
+    encoder = WideEncoder()
     model = tiny_liif(encoder)
     encoder.receptive_radius -= 1
     # The margin for rounding covers one pixel, so two must be missing.
@@ -140,7 +140,7 @@ def test_every_backend_makes_the_same_picture(backend: str, inp: Tensor) -> None
 
 
 def test_a_box_is_that_part_of_the_whole(inp: Tensor) -> None:
-    model = tiny_liif(Wide())
+    model = tiny_liif(WideEncoder())
     whole = render(model, inp, (127, 165))
     box = Box(31, 50, 40, 17)
     part = render(model, inp, (127, 165), box, tile=16)
@@ -148,7 +148,7 @@ def test_a_box_is_that_part_of_the_whole(inp: Tensor) -> None:
 
 
 def test_a_box_encodes_only_what_it_sees(inp: Tensor) -> None:
-    model: Any = tiny_liif(Wide())
+    model: Any = tiny_liif(WideEncoder())
     seen: list[torch.Size] = []
     model.encoder.register_forward_hook(lambda _, args, out: seen.append(args[0].shape))
     render(model, inp, (470, 610), Box(200, 200, 10, 10))
@@ -177,7 +177,7 @@ def test_normalisation_of_the_model_is_used(inp: Tensor) -> None:
 
 
 def test_memory_bounds_the_tiles(inp: Tensor) -> None:
-    model = tiny_liif(Wide())
+    model = tiny_liif(WideEncoder())
     counts = [len(list(pieces(model, inp, (376, 488), memory=memory))) for memory in ("1M", "2M", "1G")]
     assert counts[0] > counts[1] > counts[2] == 1
 
@@ -194,7 +194,7 @@ def test_progress_reaches_every_pixel_once(inp: Tensor) -> None:
 def test_out_of_memory_halves_the_tile_and_goes_on(
     error: Exception, inp: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = tiny_liif(Wide())
+    model = tiny_liif(WideEncoder())
     expected = render(model, inp, (127, 165))
     project, refused = functional.project, []
 

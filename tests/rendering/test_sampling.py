@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from support.pictures_and_models import Wide, bilinear_liif, photo, tiny_liif
+from support.models import WideEncoder, bilinear_liif, tiny_liif
+from support.workspace import photo
 from torch import Tensor, nn
 
 from liif_fast import functional, geometry, models, sample, upscale
@@ -20,7 +21,7 @@ from liif_fast.backends import reference
 from liif_fast.errors import BackendError, ImageError, LiifError, UsageError
 from liif_fast.rendering.render import settle
 
-MODEL = tiny_liif(Wide())
+MODEL = tiny_liif(WideEncoder())
 BILINEAR = bilinear_liif()
 sides = st.integers(1, 40)
 
@@ -127,7 +128,7 @@ def direct(model: Any, image: Tensor, grid: Tensor, cell: Tensor) -> Tensor:
 @pytest.mark.parametrize("switch", [None, "local_ensemble", "feat_unfold", "cell_decode"])
 def test_a_rotation_keeps_the_cell(switch: str | None, tile: int | None) -> None:
     """Against the reference with the cell of the same picture unturned."""
-    model = tiny_liif(Wide(), **({switch: False} if switch else {}))
+    model = tiny_liif(WideEncoder(), **({switch: False} if switch else {}))
     image, grid = picture(60, 60), turned(90, 90, 0.4)[0]
     cell = geometry.make_cell((90, 90))
     close(sample(model, image, grid, tile=tile), direct(model, image, grid, cell))
@@ -202,7 +203,7 @@ def encoded(model: Any) -> list[tuple[int, int]]:
 
 
 def test_only_what_the_grid_sees_is_encoded_and_once() -> None:
-    model = tiny_liif(Wide())
+    model = tiny_liif(WideEncoder())
     seen = encoded(model)
     image = picture(400, 400)
     corner = turned(30, 30, 0.7, zoom=0.02) + torch.tensor([0.5, -0.5])

@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from support.pictures_and_models import PHOTO, bilinear_liif, photo, tiny_liif
+from support.models import bilinear_liif, tiny_liif
+from support.workspace import PHOTO, photo
 from torch import Tensor
 
 from liif_fast import checkpoint, models, upscale

@@ -1,4 +1,4 @@
-"""A desk whose photograph becomes a zarr of six boxes, and what tests of boxes ask of it."""
+"""A workspace whose photograph becomes a zarr of six boxes, and what tests of boxes ask of it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ import pytest
 from liif_fast import checkpoint
 from liif_fast.batch import boxes
 from liif_fast.batch.streaming import TILE
-from support.pictures_and_models import lay_desk, tiny_liif, upscale
+from support.models import tiny_liif
+from support.workspace import upscale
 
 RESULT = "photo_x4.5.zarr"
 ALL = 6  # boxes of 576 x 432 pixels
 
 
-def lay_boxed_desk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A photograph whose result has six boxes of one chunk."""
-    lay_desk(folder, monkeypatch)
+@pytest.fixture
+def boxed_workspace(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace whose photograph becomes six boxes of one chunk."""
     checkpoint.save(tiny_liif(seed=3), "model.safetensors")
     monkeypatch.setattr(boxes, "SIDE", TILE)
+    return workspace
 
 
 def run(capsys: Any, *arguments: str, code: int = 0, source: str = "photo.png") -> dict[str, Any]:

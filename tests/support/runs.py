@@ -14,14 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from liif_fast.training.trainer import Trainer
+from support.models import liif_spec
 
 NORM = {"inp": {"sub": [0.5], "div": [0.5]}, "gt": {"sub": [0.5], "div": [0.5]}}
-EDSR = {"name": "edsr-baseline", "args": {"n_resblocks": 2, "n_feats": 8, "no_upsampling": True}}
-
-
-def liif_spec(encoder: dict[str, Any] = EDSR, **switches: bool) -> dict[str, Any]:
-    imnet = {"name": "mlp", "args": {"out_dim": 3, "hidden_list": [16, 12]}}
-    return {"name": "liif", "args": {"encoder_spec": copy.deepcopy(encoder), "imnet_spec": imnet, **switches}}
 
 
 def smooth_picture(height: int, width: int, seed: int) -> Image.Image:

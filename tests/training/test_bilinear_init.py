@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from support.runs import EDSR, liif_spec
+from support.models import EDSR, liif_spec
 
 from liif_fast import models
 from liif_fast.errors import UsageError

@@ -12,7 +12,8 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from support.pictures_and_models import PHOTO, bilinear_liif, lay_desk, photo
+from support.models import bilinear_liif
+from support.workspace import PHOTO, photo
 from torch.nn.functional import interpolate
 
 import liif_fast
@@ -43,14 +44,13 @@ PAIR = entry("pair", {"root_path_1": "lr", "root_path_2": "hr"}, {})
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workspace(workspace: Path) -> Path:
     """A model that is bilinear interpolation; hr/: the photograph of 96 rows, 128 columns; lr/: a third of it."""
-    lay_desk(tmp_path, monkeypatch)
     for name in ("hr", "lr"):
-        (tmp_path / name).mkdir()
+        (workspace / name).mkdir()
     shutil.copy(PHOTO, "hr/photo.png")
     photo().crop((0, 0, 126, 96)).resize((42, 32), Image.Resampling.BICUBIC).save("lr/photo.png")
-    return tmp_path
+    return workspace
 
 
 def run(config: dict[str, Any], *arguments: str) -> int:
@@ -70,7 +70,7 @@ PUBLISHED = [
 
 @pytest.mark.parametrize(("data", "eval_type", "published"), PUBLISHED)
 def test_figures_are_the_published_ones(
-    desk: Path, capsys: pytest.CaptureFixture[str], data: dict[str, Any], eval_type: str | None, published: float
+    workspace: Path, capsys: pytest.CaptureFixture[str], data: dict[str, Any], eval_type: str | None, published: float
 ) -> None:
     assert run({"test_dataset": data, "eval_type": eval_type}, "--json") == 0
     record = json.loads(capsys.readouterr().out)
@@ -80,7 +80,7 @@ def test_figures_are_the_published_ones(
 
 @pytest.mark.parametrize("eval_type", ["none", "div2k-2", "benchmark-2"])
 @pytest.mark.parametrize("low", [(48, 32), (41, 57)])
-def test_uneven_scales_are_measured_right(desk: Path, eval_type: str, low: tuple[int, int]) -> None:
+def test_uneven_scales_are_measured_right(workspace: Path, eval_type: str, low: tuple[int, int]) -> None:
     small = photo().resize(low[::-1], Image.Resampling.BICUBIC)
     small.save("lr/photo.png")
     result = evaluate({"test_dataset": PAIR, "data_norm": NORM, "eval_type": eval_type}, bilinear_liif(), quiet=True)
@@ -94,7 +94,7 @@ def test_uneven_scales_are_measured_right(desk: Path, eval_type: str, low: tuple
 
 
 def test_it_prints_a_line_and_takes_val_dataset_where_there_is_no_test(
-    desk: Path, capsys: pytest.CaptureFixture[str]
+    workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = {"val_dataset": DOWN, "eval_type": "div2k-4", "model": {"name": "liif"}, "epoch_max": 3}
     assert run(config, "-q") == 0
@@ -103,7 +103,7 @@ def test_it_prints_a_line_and_takes_val_dataset_where_there_is_no_test(
     assert captured.err == ""
 
 
-def test_gray_pictures(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gray_pictures(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gray = entry("down", {"root_path": "hr", "channels": 1}, {"scale_min": 2})
     assert run({"test_dataset": gray}) == 2
     assert "expected pictures with the channels of the model, got 1; set channels" in capsys.readouterr().err
@@ -116,7 +116,7 @@ def test_gray_pictures(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert np.isfinite(json.loads(capsys.readouterr().out)["psnr"])
 
 
-def test_what_is_skipped_is_named_and_counts_as_a_failure(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_skipped_is_named_and_counts_as_a_failure(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = PHOTO.read_bytes()
     Path("hr/broken.png").write_bytes(data[: len(data) // 2])
     photo().crop((0, 0, 20, 60)).save("hr/tiny.png")
@@ -150,7 +150,7 @@ def test_what_is_skipped_is_named_and_counts_as_a_failure(desk: Path, capsys: py
     ],
 )
 def test_mistakes_are_told_in_one_line(
-    desk: Path, capsys: pytest.CaptureFixture[str], config: dict[str, Any], message: str
+    workspace: Path, capsys: pytest.CaptureFixture[str], config: dict[str, Any], message: str
 ) -> None:
     assert run(config, "-q") == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -158,21 +158,21 @@ def test_mistakes_are_told_in_one_line(
     assert message in line
 
 
-def test_what_cannot_be_read(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_read(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "no.yaml"]) == 2
     Path("model.safetensors").write_bytes(b"x")
     assert run({"test_dataset": DOWN}) == 1
     assert [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()] == ["liif-fast evaluate"] * 2
 
 
-def test_batches_of_many_sizes_are_told_of(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_batches_of_many_sizes_are_told_of(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photo().crop((0, 0, 60, 60)).save("hr/other.png")
     assert run({"test_dataset": DOWN | {"batch_size": 2, "num_workers": 1}}, "-q") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("liif-fast evaluate: expected samples of one size in a batch, got inp of [3, 15, 15]")
 
 
-def test_interrupts_end_with_130(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupts_end_with_130(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -180,7 +180,7 @@ def test_interrupts_end_with_130(desk: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert run({"test_dataset": DOWN}) == 130
 
 
-def test_a_normalisation_unlike_the_models_is_told_of(desk: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_normalisation_unlike_the_models_is_told_of(workspace: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert run({"test_dataset": DOWN, "data_norm": None}, "-q") == 0
     (message,) = caplog.messages
     assert message.startswith("data_norm: the configuration's is used")
@@ -201,7 +201,7 @@ EVALUATION_CONFIGS = Path(liif_fast.__file__).parent / "training" / "configs" / 
 
 
 @pytest.mark.parametrize("file", sorted(EVALUATION_CONFIGS.glob("*.yaml")))
-def test_shipped_configurations_are_right(desk: Path, file: Path) -> None:
+def test_shipped_configurations_are_right(workspace: Path, file: Path) -> None:
     config = yaml.safe_load(file.read_text())
     args = config["test_dataset"]["dataset"]["args"]
     args |= {"root_path": "hr"} if "root_path" in args else {"root_path_1": "lr", "root_path_2": "hr"}

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from support.runs import EDSR, NORM, read, rows, same, small_config, weights
+from support.models import EDSR
+from support.runs import NORM, read, rows, same, small_config, weights
 
 import liif_fast
 from liif_fast.errors import UsageError

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from support.runs import interrupt_at_step, liif_spec, read, rows, same, small_config, weights
+from support.models import liif_spec
+from support.runs import interrupt_at_step, read, rows, same, small_config, weights
 
 from liif_fast import models
 from liif_fast.errors import CheckpointError
