@@ -152,7 +152,8 @@ def _over_rows(left: Tensor, right: Tensor, segments: int) -> Tensor:
     """left [L, rows, m], right [L, rows, n] -> [L, m, n] float32, sums over the rows of their outer products."""
     pairs = [t.unflatten(1, (segments, -1)).flatten(0, 1) for t in (left, right)]
     products = _float32_product(pairs[0].mT, pairs[1])
-    return products.unflatten(0, (left.shape[0], segments)).sum(1)
+    summed: Tensor = products.unflatten(0, (left.shape[0], segments)).sum(1)
+    return summed
 
 
 def _float32_product(left: Tensor, right: Tensor) -> Tensor:

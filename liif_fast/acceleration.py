@@ -197,9 +197,11 @@ def _own_answer(module: Any, feat: Tensor, coord: Tensor, cell: Tensor) -> Tenso
     kept = module.__dict__.get("feat", missing)
     try:
         if _takes_feature(type(module)):
-            return module.query_rgb(feat, coord, cell)
+            answer: Tensor | None = module.query_rgb(feat, coord, cell)
+            return answer
         module.feat = feat
-        return module.query_rgb(coord, cell)
+        answer = module.query_rgb(coord, cell)
+        return answer
     except Exception:
         # The published code asks for a CUDA device whatever the model's: then there is nothing to compare with.
         return None

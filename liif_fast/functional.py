@@ -49,7 +49,8 @@ def project(feat: Tensor, params: DecoderParams, precision: str = "auto") -> Ten
     learning = precision == "bf16" and dtype == torch.float32 and _needs_grad(feat, kernel)
     with torch.autocast(feat.device.type, enabled=False):
         if learning and not feat.is_cuda and convolution.fits(feat.shape[1], kernel.shape[0], tuple(kernel.shape[2:])):
-            return convolution.convolve(feat.float(), kernel.float(), None).permute(0, 2, 3, 1).contiguous()
+            projected: Tensor = convolution.convolve(feat.float(), kernel.float(), None)
+            return projected.permute(0, 2, 3, 1).contiguous()
         feat = feat.to(dtype).contiguous(memory_format=torch.channels_last)
         exact = feat.is_cuda and precision in ("fp32", "tf32x3")
         convolve = _float32_convolution if exact else convolution.steady_conv2d

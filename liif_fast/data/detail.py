@@ -38,4 +38,5 @@ class DetailMap:
         total = (
             self._sums[bottom, right] - self._sums[row, right] - self._sums[bottom, column] + self._sums[row, column]
         )
-        return float(total) / ((bottom - row) * (right - column) * BLOCK**2) + self.FLOOR
+        mean: float = float(total) / ((bottom - row) * (right - column) * BLOCK**2)
+        return mean + self.FLOOR

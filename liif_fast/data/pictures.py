@@ -83,7 +83,7 @@ def content(path: Path) -> bytes:
 
 
 def _array(data: bytes) -> Picture:
-    array = np.load(io.BytesIO(data), allow_pickle=False)
+    array: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
     if array.dtype != np.uint8 or array.ndim not in (2, 3):
         raise ImageError(f"expected uint8 [H, W] or [H, W, C], got {array.dtype} {list(array.shape)}")
     return array if array.ndim == 3 else array[:, :, None]

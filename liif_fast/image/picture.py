@@ -123,7 +123,8 @@ def restored(array: Pixels, span: tuple[tuple[float, float], ...] | None) -> Pix
         return array
     planes = array if array.ndim == 3 else array[:, :, None]
     low, high = (np.array(ends, array.dtype) for ends in zip(*span, strict=True))
-    return (planes * (high - low) + low).clip(low, high).reshape(array.shape)
+    stretched: np.ndarray = (planes * (high - low) + low).clip(low, high)
+    return stretched.reshape(array.shape)
 
 
 def _span(values: Pixels) -> tuple[float, float]:

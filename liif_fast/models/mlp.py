@@ -27,4 +27,5 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[..., in_dim]`` to ``[..., out_dim]``."""
-        return self.layers(x)
+        out: Tensor = self.layers(x)
+        return out

@@ -22,7 +22,8 @@ class ChannelAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.conv_du(self.avg_pool(x))
+        attention: Tensor = self.conv_du(self.avg_pool(x))
+        return x * attention
 
 
 class Residual(nn.Module):

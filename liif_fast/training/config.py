@@ -128,7 +128,7 @@ def _read(text: str, where: str) -> Any:
     except ImportError as error:
         raise UsageError("a YAML configuration needs PyYAML: pip install 'liif_fast[train]'") from error
 
-    class Loader(yaml.SafeLoader):
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
         """YAML 1.1, but 1e-4 is a number, as everybody means it."""
 
     exponent = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")

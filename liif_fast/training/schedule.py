@@ -16,7 +16,8 @@ def learning_rate_factor(config: dict[str, Any], epoch: int, step: int, total_st
     """
     if config.get("multi_step_lr") is not None:
         spec = config["multi_step_lr"]
-        return float(spec.get("gamma", 0.1)) ** sum(epoch > milestone for milestone in spec["milestones"])
+        gamma, passed = float(spec.get("gamma", 0.1)), sum(epoch > milestone for milestone in spec["milestones"])
+        return float(gamma**passed)
     if config.get("cosine_lr") is not None:
         spec = config["cosine_lr"]
         warmup, final = int(spec.get("warmup", 0)), float(spec.get("final", 0))

@@ -266,7 +266,7 @@ class Trainer:
         total, count, stops = distributed.total(torch.tensor(sums, dtype=torch.float64, device=self.device)).tolist()
         if stops:
             raise Stopped
-        return total / count
+        return float(total / count)
 
     def _own_psnr(self) -> float:
         """Of this process's share of the validation samples."""
