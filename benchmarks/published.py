@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ def load(path: Path, params: DecoderParams) -> Any:
     sys.path.insert(0, str(path))
     # Its helpers import a logger that is not needed here.
     sys.modules.setdefault("tensorboardX", types.SimpleNamespace(SummaryWriter=None))  # type: ignore[arg-type]
-    import models as their_models  # type: ignore[import-not-found]
+    their_models = importlib.import_module("models")
 
     width = {"out_dim": params.out_dim, "hidden_list": list(params.hidden)}
     encoder = {"name": "edsr-baseline", "args": {"no_upsampling": True}}

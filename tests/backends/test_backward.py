@@ -228,8 +228,8 @@ def test_opcheck(backend: str, hidden: list[int], cell_decode: bool) -> None:
     source, _, coord, cell, _, rest, weights, *others = given
     grad = seeded((2, 30, 3), 5, 1)
     plain = torch.utils._pytree.tree_map(lambda t: t.detach() if isinstance(t, Tensor) else t, others)
-    plain_weights = [w.detach() for w in weights]  # type: ignore[attr-defined]
-    arguments = (grad, source.detach(), coord, cell, rest.detach(), plain_weights, *plain)  # type: ignore[attr-defined]
+    plain_weights = [w.detach() for w in weights]
+    arguments = (grad, source.detach(), coord, cell, rest.detach(), plain_weights, *plain)
     assert set(torch.library.opcheck(operators.query_backward, arguments).values()) == {"SUCCESS"}
 
 

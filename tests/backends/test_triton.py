@@ -97,7 +97,7 @@ def test_a_map_beyond_32_bits() -> None:
     coord, cell = (t.to(DEVICE) for t in random_queries(1, 20))
     near = seeded((1, 4, 2, 6), 1, 1).half().to(DEVICE)
     projected = project(near, params).half()
-    options = {"backend": "triton", "precision": "fp16"}
+    options: dict[str, Any] = {"backend": "triton", "precision": "fp16"}
     far = storage.as_strided(near.shape, (0, 1, 2**31, 4)).copy_(near)
     want = query(near, coord, cell, params, prologue="direct", **options)
     assert torch.equal(query(far, coord, cell, params, prologue="direct", **options), want)
@@ -117,7 +117,9 @@ def light(case: GoldenCase) -> bool:
 def test_golden_output(case: GoldenCase, prologue: str) -> None:
     """Ties and edges are among them: a wrong neighbour shows at once."""
     got = query(
-        *(t.to(DEVICE) for t in (case.feat, case.coord, case.cell)),
+        case.feat.to(DEVICE),
+        case.coord.to(DEVICE),
+        case.cell.to(DEVICE),
         on_device(case.params),
         backend="triton",
         prologue=prologue,
@@ -142,7 +144,7 @@ def test_a_grid_gives_the_numbers_of_its_coordinates(prologue: str) -> None:
     size, box = (13, 17), Box(3, 2, 7, 9)
     coord = make_coord(size).view(*size, 2)[3:10, 2:11].reshape(1, -1, 2).expand(2, -1, -1).to(DEVICE)
     cell = make_cell(size, count=63).expand(2, -1, -1).to(DEVICE)
-    options = {"backend": "triton", "prologue": prologue, "precision": "fp32"}
+    options: dict[str, Any] = {"backend": "triton", "prologue": prologue, "precision": "fp32"}
     want = query(feat, coord, cell, params, **options)
     assert torch.equal(query_grid(feat, size, params, box=box, **options), want)
 
@@ -152,7 +154,7 @@ def test_any_layout_of_features(prologue: str) -> None:
     params = on_device(random_params(4, [16, 16]))
     plain = seeded((1, 4, 6, 8), 1, 1).to(DEVICE)
     coord, cell = (t.to(DEVICE) for t in random_queries(1, 30))
-    options = {"backend": "triton", "prologue": prologue, "precision": "fp32"}
+    options: dict[str, Any] = {"backend": "triton", "prologue": prologue, "precision": "fp32"}
     want = query(plain, coord, cell, params, **options)
     spread = torch.zeros(1, 8, 6, 16, device=DEVICE)[:, ::2, :, ::2].copy_(plain)
     for feat in (plain.contiguous(memory_format=torch.channels_last), spread):
@@ -166,7 +168,7 @@ def test_windows_equal_the_whole() -> None:
     feat = seeded((1, 3, 12, 10), 1, 1).to(DEVICE)
     grid_box = Box(10, 5, 10, 10)
     projected = project(feat, params)
-    options = {"backend": "triton", "precision": "fp32"}
+    options: dict[str, Any] = {"backend": "triton", "precision": "fp32"}
     whole = query_grid(None, (31, 27), params, box=grid_box, projected=projected, **options)
     part = projected[:, 2:10, 1:8]
     got = query_grid(None, (31, 27), params, box=grid_box, projected=part, window=Window(12, 10, 2, 1), **options)

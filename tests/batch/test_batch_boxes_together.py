@@ -65,7 +65,8 @@ def test_another_process_makes_the_rest_in_the_middle_of_a_box(
     boxed_workspace: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The folder that is written into has got the result's name: what is written then is nothing, and is removed."""
-    opened, inner = streaming.staying, []
+    opened = streaming.staying
+    inner: list[Any] = []
 
     @contextmanager
     def overtaken(folder: Path) -> Iterator[None]:

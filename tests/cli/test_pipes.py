@@ -30,7 +30,7 @@ class Standard(io.TextIOWrapper):
 
     def bytes(self) -> bytes:
         self.flush()
-        return self.buffer.getvalue()  # type: ignore[attr-defined]
+        return self.buffer.getvalue()
 
 
 @pytest.fixture

@@ -198,9 +198,8 @@ def test_samples_depend_on_seed_epoch_and_index_only(folder: Path) -> None:
     def build(seed: int) -> SRImplicitDownsampled:
         args = {"inp_size": 12, "scale_max": 4, "sample_q": 64, "augment": True, "seed": seed, "detail_candidates": 3}
         spec = {"dataset": {"name": "image-folder", "args": {"root_path": str(folder)}}, "batch_size": 2}
-        samples: SRImplicitDownsampled = make_samples(
-            {**spec, "wrapper": {"name": "sr-implicit-downsampled", "args": args}}
-        )
+        samples = make_samples({**spec, "wrapper": {"name": "sr-implicit-downsampled", "args": args}})
+        assert isinstance(samples, SRImplicitDownsampled)
         return samples
 
     first = next(iter(DataLoader(build(1), batch_size=3)))

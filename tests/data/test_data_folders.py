@@ -98,7 +98,7 @@ def test_pictures_come_with_the_channels_asked_for(tmp_path: Path) -> None:
     Image.new("L", (5, 4), 7).save(tmp_path / "gray.png")
     Image.new("RGBA", (5, 4), (1, 2, 3, 0)).save(tmp_path / "rgba.png")
     Image.fromarray(np.full((4, 5), 257 * 200 + 20, np.uint16)).save(tmp_path / "sixteen.png")
-    expected = {
+    expected: dict[int, list[Any]] = {
         1: [7, 2, 200],
         3: [[7] * 3, [1, 2, 3], [200] * 3],
         4: [[7, 7, 7, 255], [1, 2, 3, 0], [200] * 3 + [255]],
@@ -301,8 +301,8 @@ def test_wrong_values_are_refused(folder: Path, wrong: dict[str, Any]) -> None:
 # -- pairs ----------------------------------------------------------------------------------------------------------
 
 
-def pairs(tmp_path: Path, low: dict[str, tuple[int, int]], high: dict[str, tuple[int, int]]) -> list[Path]:
-    return [write(tmp_path / "LR", low), write(tmp_path / "HR", high)]
+def pairs(tmp_path: Path, low: dict[str, tuple[int, int]], high: dict[str, tuple[int, int]]) -> tuple[Path, Path]:
+    return write(tmp_path / "LR", low), write(tmp_path / "HR", high)
 
 
 @pytest.mark.parametrize("cache", CACHES)

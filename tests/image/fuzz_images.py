@@ -100,8 +100,8 @@ def _deep_seeds(rng: np.random.Generator) -> dict[str, bytes]:
     except ImportError:
         return {}
     deep = rng.integers(0, 65536, (21, 17, 4)).astype(np.uint16)
-    found = {
-        f"deep{channels}.png": imagecodecs.png_encode(np.ascontiguousarray(deep[..., :channels]))
+    found: dict[str, bytes] = {
+        f"deep{channels}.png": bytes(imagecodecs.png_encode(np.ascontiguousarray(deep[..., :channels])))
         for channels in (2, 3, 4)
     }
     kinds: dict[str, tuple[np.ndarray, dict[str, Any]]] = {

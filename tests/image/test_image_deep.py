@@ -249,7 +249,7 @@ def test_floats_beyond_one_are_computed_in_unit_range_and_written_in_their_own(t
 def test_levels_come_back(data: st.DataObject) -> None:
     channels = data.draw(st.integers(0, 4))
     shape = (2, 3, channels) if channels else (2, 3)
-    width = data.draw(st.sampled_from([32, 64]))
+    width: Any = data.draw(st.sampled_from([32, 64]))
     values = st.floats(-(2.0**100), 2.0**100, width=width)
     drawn = data.draw(st.lists(values, min_size=6 * max(1, channels), max_size=6 * max(1, channels)))
     array = np.array(drawn, f"f{width // 8}").reshape(shape)

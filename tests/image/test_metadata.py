@@ -29,13 +29,10 @@ def described() -> Image.Exif:
     exif.update(TEXTS)
     exif[274] = 6
     exif[33432] = "© Müller".encode()
-    exif.get_ifd(DETAILS).update(
-        {
-            **{33434: IFDRational(1, 60), 37380: IFDRational(-1, 3), 34855: 400, 36867: TEXTS[306]},
-            **{36864: b"0232", 37510: b"ASCII\0\0\0hello", 42036: "50 mm", 40962: 128, 40963: 96},
-            **{MAKER_NOTE: b"secret\0" * 30, INTEROP: {1: "R98"}},
-        }
-    )
+    details = exif.get_ifd(DETAILS)
+    details.update({33434: IFDRational(1, 60), 37380: IFDRational(-1, 3), 34855: 400, 36867: TEXTS[306]})
+    details.update({36864: b"0232", 37510: b"ASCII\0\0\0hello", 42036: "50 mm", 40962: 128, 40963: 96})
+    details.update({MAKER_NOTE: b"secret\0" * 30, INTEROP: {1: "R98"}})
     exif.get_ifd(PLACE).update({0: b"\2\3\0\0", 1: "N", 2: (48.0, 8.0, 12.25), 5: b"\0", 6: 261.5})
     return exif
 

@@ -54,7 +54,8 @@ def test_windows_give_the_same_pixels_as_the_whole(
 
     monkeypatch.setattr(windows.Windows, "__getitem__", counted)
     model = tiny_liif(WideEncoder())
-    for arguments in ({}, {"roi": (30, 40, 50, 20)}):
+    calls: list[dict[str, Any]] = [{}, {"roi": (30, 40, 50, 20)}]
+    for arguments in calls:
         expected = liif_fast.upscale(source, 1.7, model=model, **arguments)
         assert np.array_equal(liif_fast.upscale(opened, 1.7, model=model, tile=32, **arguments), expected)
     assert max(read) < 60 * 60

@@ -68,7 +68,7 @@ class Editor(nn.Module):
 
     def __init__(self, generator: nn.Module) -> None:
         super().__init__()
-        self.generator = generator
+        self.generator: Any = generator
         self.pixel_loss = nn.L1Loss()
 
     def forward(self, *args: Tensor) -> Tensor:

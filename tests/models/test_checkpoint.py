@@ -61,7 +61,7 @@ def test_published_file_gives_the_published_colours(name: str) -> None:
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors"])
 def test_saved_model_is_loaded_as_it_was(tmp_path: Path, suffix: str) -> None:
-    model = models.make(
+    model: Any = models.make(
         {
             "name": "liif",
             "args": {
@@ -98,7 +98,7 @@ def test_half_precision_file_is_half_as_large_and_loads_as_float32(tmp_path: Pat
 
 
 def test_metasr_and_imnet_none_are_saved_too(tmp_path: Path) -> None:
-    encoder = {"name": "edsr-baseline", "args": {"n_resblocks": 1, "n_feats": 8}}
+    encoder: dict[str, Any] = {"name": "edsr-baseline", "args": {"n_resblocks": 1, "n_feats": 8}}
     for spec in (
         {"name": "metasr", "args": {"encoder_spec": {**encoder, "args": {**encoder["args"], "no_upsampling": True}}}},
         {"name": "liif", "args": {"encoder_spec": encoder}},

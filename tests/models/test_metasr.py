@@ -38,7 +38,8 @@ def built(channels: int, out_dim: int = 3, seed: int = 95) -> models.MetaSR:
     torch.manual_seed(0)
     model = models.MetaSR(Stem(channels), out_dim=out_dim).eval()
     with torch.no_grad():
-        for k, layer in enumerate(model.imnet.layers[::2]):
+        layers: Any = model.imnet.layers
+        for k, layer in enumerate(layers[::2]):
             bound = layer.in_features**-0.5
             layer.weight.copy_(seeded(list(layer.weight.shape), seed + 2 * k, bound))
             layer.bias.copy_(seeded([layer.out_features], seed + 2 * k + 1, bound))
@@ -118,7 +119,8 @@ def test_gradcheck_in_float64(count: int) -> None:
     model = built(1, 1).double()
     feat = seeded((1, 1, 2, 2), 1, 1).double()
     coord, cell = (seeded((1, count, 2), k, b).double() for k, b in ((2, 0.9), (3, 0.4)))
-    leaves = [t.requires_grad_() for t in (feat, coord, cell, model.imnet.layers[-1].bias)]
+    last: Any = model.imnet.layers[-1]
+    leaves = [t.requires_grad_() for t in (feat, coord, cell, last.bias)]
 
     def run(feat: Tensor, coord: Tensor, cell: Tensor, *_: Tensor) -> Tensor:
         return ask(model, feat, coord, cell)

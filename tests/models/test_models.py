@@ -87,7 +87,7 @@ def test_encoders_of_any_channels_drive_every_decoder(spec: Any, channels: int, 
     inp, (coord, cell) = seeded((1, channels, 6, 5), 1, 1), grid_queries()
     torch.manual_seed(0)
     imnet = {"name": "mlp", "args": {"out_dim": channels, "hidden_list": [8]}}
-    liif = models.make({"name": "liif", "args": {"encoder_spec": encoder, "imnet_spec": imnet}})
+    liif: Any = models.make({"name": "liif", "args": {"encoder_spec": encoder, "imnet_spec": imnet}})
     meta: Any = models.make({"name": "metasr", "args": {"encoder_spec": encoder, "out_dim": channels}})
     with torch.no_grad():
         torch.testing.assert_close(liif(inp, coord, cell), reference_answer(liif, coord, cell), rtol=0, atol=1e-5)
@@ -100,7 +100,7 @@ def test_encoders_of_any_channels_drive_every_decoder(spec: Any, channels: int, 
 @pytest.mark.parametrize("name", list(np.load(RECORDED / "encoders.npz")))
 def test_encoder_gives_the_published_features(name: str) -> None:
     expected = torch.from_numpy(np.load(RECORDED / "encoders.npz")[name])
-    encoder = models.make(encoder_spec(name))
+    encoder: Any = models.make(encoder_spec(name))
     for i, (key, value) in enumerate(encoder.state_dict().items()):
         if "_mean" not in key:
             fan = int(np.prod(value.shape[1:])) if value.dim() > 1 else value.shape[0]
@@ -112,7 +112,7 @@ def test_encoder_gives_the_published_features(name: str) -> None:
     assert got.shape[2] == 8 * encoder.scale
 
 
-def reach(encoder: nn.Module, width: int) -> int:
+def reach(encoder: Any, width: int) -> int:
     """How many input pixels along a row one pixel really changes the features."""
     encoder = copy.deepcopy(encoder).double()
     # All positive, so that nothing cancels; no bias, so that a feature is zero unless the pixel reaches it.
@@ -128,7 +128,7 @@ def reach(encoder: nn.Module, width: int) -> int:
 
 @pytest.mark.parametrize("name", ["edsr-baseline", "edsr-baseline-x2", "edsr-baseline-x3", "edsr-baseline-x4", "rdn-A"])
 def test_receptive_radius_is_exact(name: str) -> None:
-    encoder = models.make(encoder_spec(name))
+    encoder: Any = models.make(encoder_spec(name))
     assert reach(encoder, 2 * encoder.receptive_radius + 21) == encoder.receptive_radius
 
 
@@ -150,7 +150,7 @@ def test_unused_mean_shift_is_frozen_and_holds_the_published_constants() -> None
 def test_whole_model_gives_the_published_features_and_colours(name: str, backend: str) -> None:
     arrays = np.load(RECORDED / "models.npz")
     content = torch.load(RECORDED / f"tiny-{name}-liif.pth", weights_only=True)
-    model = models.make(content["model"], load_sd=True)
+    model: Any = models.make(content["model"], load_sd=True)
     model.backend = backend
     with torch.no_grad():
         feat = model.gen_feat((torch.from_numpy(arrays["inp"]) - 0.5) / 0.5)

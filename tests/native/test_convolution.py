@@ -39,7 +39,8 @@ def operands(size: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[
 def results(size: tuple[int, ...], by: object, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     """The convolution and its three gradients."""
     leaves = operands(size, dtype)
-    out = convolve(*leaves) if by is convolve else F.conv2d(*leaves, padding=1)
+    x, kernel, bias = leaves
+    out: Tensor = convolve(x, kernel, bias) if by is convolve else F.conv2d(x, kernel, bias, padding=1)
     return [out.detach(), *torch.autograd.grad(out, leaves, seeded(list(out.shape), 4, 1).to(dtype))]
 
 

@@ -7,6 +7,8 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +83,7 @@ def test_wrong_results_are_not_timed(monkeypatch: pytest.MonkeyPatch, backward: 
 
 def test_rounds_take_turns_and_the_first_does_not_count() -> None:
     calls: list[str] = []
-    actions = {name: lambda name=name: calls.append(name) for name in "abc"}
+    actions: dict[str, Callable[[], Any]] = {name: partial(calls.append, name) for name in "abc"}
     seconds = racing.interleave(actions, 4)
     assert [len(taken) for taken in seconds.values()] == [4, 4, 4]
     turns = [calls[start : start + 3] for start in range(0, 15, 3)]
@@ -190,7 +192,7 @@ def test_the_support_matrix_is_true(operation: str, name: str, precision: str) -
         kind = "fp32" if backend == "reference" else precision
         return functional.query(feat, coord, cell, params, backend=backend, precision=kind)
 
-    def gradient(answer: torch.Tensor, of: torch.Tensor, **options: bool) -> torch.Tensor:
+    def gradient(answer: torch.Tensor, of: torch.Tensor, **options: Any) -> torch.Tensor:
         return torch.autograd.grad(answer.square().sum(), of, **options)[0]
 
     def same(got: torch.Tensor, want: torch.Tensor) -> None:
@@ -198,7 +200,7 @@ def test_the_support_matrix_is_true(operation: str, name: str, precision: str) -
         assert float((got - want).norm() / want.norm()) < allowed
 
     want = functional.query(feat, coord, cell, params, backend="reference")
-    close = {
+    close: dict[str, Any] = {
         "rtol": 0.0,
         "atol": (1e-5 if precision in ("fp32", "tf32x3") else 3e-2) * float(want.detach().abs().max()),
     }

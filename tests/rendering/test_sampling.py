@@ -174,6 +174,7 @@ def test_other_models_are_upscale_on_a_regular_grid(name: str) -> None:
     encoder: dict[str, Any] = {"name": "edsr-baseline", "args": {"n_resblocks": 1, "n_feats": 4}}
     encoder["args"] |= {"scale": 2} if name in ("nearest", "enlarging") else {"no_upsampling": True}
     torch.manual_seed(0)
+    model: Any
     if name == "rcan":
         model = tiny_liif("rcan")
     elif name in ("metasr", "foreign"):
@@ -182,7 +183,7 @@ def test_other_models_are_upscale_on_a_regular_grid(name: str) -> None:
         imnet = None if name == "nearest" else {"name": "mlp", "args": {"out_dim": 3, "hidden_list": [8]}}
         model = models.LIIF(encoder, imnet).eval()
     if name == "foreign":
-        inner: Any = model
+        inner = model
         model = nn.Module()
         model.encoder, model.gen_feat, model.query_rgb = inner.encoder, inner.gen_feat, inner.query_rgb
     image = picture(40, 50)

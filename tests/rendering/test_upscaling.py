@@ -40,7 +40,7 @@ def test_every_kind_comes_back_as_it_went_in() -> None:
     array = np.asarray(photo())
     expected = bilinear(array, (144, 160))
 
-    def check(result: Any, kind: type, dtype: Any, shape: tuple[int, ...], full: float) -> None:
+    def check(result: Any, kind: Any, dtype: Any, shape: tuple[int, ...], full: float) -> None:
         assert isinstance(result, kind)
         assert result.dtype == dtype
         assert tuple(result.shape) == shape

@@ -31,7 +31,11 @@ def small_config(root: Path) -> dict[str, Any]:
         smooth_picture(60, 72, number).save(root / f"{number}.png")
     dataset = {"name": "image-folder", "args": {"root_path": str(root), "repeat": 2, "cache": "in_memory"}}
     args = {"inp_size": 12, "scale_max": 4, "augment": True, "sample_q": 100}
-    train = {"dataset": dataset, "wrapper": {"name": "sr-implicit-downsampled", "args": args}, "batch_size": 3}
+    train: dict[str, Any] = {
+        "dataset": dataset,
+        "wrapper": {"name": "sr-implicit-downsampled", "args": args},
+        "batch_size": 3,
+    }
     val = copy.deepcopy(train)
     val["dataset"]["args"]["repeat"] = 1
     val["wrapper"]["args"]["augment"] = False

@@ -17,7 +17,8 @@ import liif_fast
 from liif_fast.errors import UsageError
 from liif_fast.training.optimizer import Averager, make_optimizer
 from liif_fast.training.schedule import learning_rate_factor
-from liif_fast.training.trainer import BEST, LAST, Trainer, TrainingError
+from liif_fast.training.state import TrainingError
+from liif_fast.training.trainer import BEST, LAST, Trainer
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def config(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_published_schedule_equals_torch() -> None:
-    config = {"multi_step_lr": {"milestones": [2, 3, 6], "gamma": 0.3}}
+    config: dict[str, Any] = {"multi_step_lr": {"milestones": [2, 3, 6], "gamma": 0.3}}
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.7)
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, **config["multi_step_lr"])
     for epoch in range(1, 9):

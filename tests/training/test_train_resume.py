@@ -129,6 +129,7 @@ def test_workers_leave_ctrl_c_to_the_trainer(config: dict[str, Any], tmp_path: P
     def step(batch: dict[str, torch.Tensor]) -> torch.Tensor:
         if trainer.step == 1:
             for child in active_children():
+                assert child.pid is not None
                 os.kill(child.pid, signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
         return train_step(batch)
@@ -159,7 +160,7 @@ def test_resumes_from_a_file_of_the_published_code(
     torch.manual_seed(5)
     model = models.make(config["model"])
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    sum(parameter.square().sum() for parameter in model.parameters()).backward()  # type: ignore[union-attr]
+    sum(parameter.square().sum() for parameter in model.parameters()).backward()
     optimizer.step()
     # Its scheduler had already halved the rate: that must not happen twice.
     optimizer.param_groups[0]["lr"] = 5e-4
