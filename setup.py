@@ -49,10 +49,15 @@ def extension() -> dict[str, Any]:
                 self.extensions = []
                 warnings.warn(f"liif_fast: installing without the C++ extension: {error}", stacklevel=1)
 
-    sources = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob("*.cpp"))
-    headers = sorted(str(path) for path in (ROOT / "csrc").glob("*.h"))
+    sources = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.cpp"))
+    headers = sorted(str(path) for path in (ROOT / "csrc").rglob("*.h"))
     module = CppExtension(
-        "liif_fast._C", sources, depends=headers, extra_compile_args=COMPILE_ARGS, extra_link_args=["-fopenmp"]
+        "liif_fast._C",
+        sources,
+        include_dirs=[str(ROOT / "csrc")],
+        depends=headers,
+        extra_compile_args=COMPILE_ARGS,
+        extra_link_args=["-fopenmp"],
     )
     module.optional = os.environ.get("LIIF_FAST_REQUIRE_CPU") != "1"
     return {"ext_modules": [module], "cmdclass": {"build_ext": OptionalBuildExtension}}

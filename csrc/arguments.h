@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "decoder.h"
+#include "decoder/decoder.h"
 
 namespace liif {
 

@@ -13,7 +13,7 @@ from liif_fast.params import DecoderParams
 NAME = "cpu"
 DIRECT = False  # it reads projected maps only
 BACKWARD = True  # it has gradients of the map and of the weights
-# fp16 runs in float32 arithmetic; bf16 in the fastest that is at least as accurate as bfloat16 (csrc/layer.h).
+# fp16 runs in float32 arithmetic; bf16 in the fastest that is at least as accurate as bfloat16 (csrc/layers/layer.h).
 PRECISIONS = ("fp32", "bf16", "fp16")
 # The fastest whose results are those of fp32 when they are rounded to 8 bits, but for some that lie between two levels:
 # 16-bit fixed point is (benchmarks/results/command-agreement-*.json).

@@ -14,7 +14,7 @@ except ImportError as error:
 
 
 def arithmetics(precision: str) -> list[str]:
-    """What the C++ decoder can compute a precision with on this processor, best first (csrc/layer.h explains them).
+    """What the C++ decoder can compute a precision with on this processor, best first (see csrc/layers/layer.h).
 
     precision: "fp32", "bf16", or "any" for everything that runs.
     """

@@ -89,7 +89,7 @@ def test_sdist_holds_all_that_a_build_needs(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     needed = {"setup.py", "pyproject.toml", "README.md", "LICENSE", "constraints.txt", "liif_fast/py.typed"}
-    needed |= shipped("csrc/*.cpp") | shipped("csrc/*.h") | shipped("kernels/*.py")
+    needed |= shipped("csrc/**/*.cpp") | shipped("csrc/**/*.h") | shipped("kernels/*.py")
     needed |= (
         shipped("liif_fast/**/*.py") | shipped("liif_fast/weights/*") | shipped("liif_fast/training/configs/**/*.yaml")
     )

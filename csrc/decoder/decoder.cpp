@@ -1,12 +1,12 @@
-#include "decoder.h"
+#include "decoder/decoder.h"
 
 #include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <utility>
 
-#include "packing.h"
-#include "rows.h"
+#include "decoder/packing.h"
+#include "simd/rows.h"
 
 namespace liif {
 

@@ -1,8 +1,8 @@
 // Winograd's turns for AVX2.
-#include "winograd.h"
+#include "winograd/winograd.h"
 
 #if defined(__x86_64__)
-#include "avx2.h"
+#include "simd/avx2.h"
 
 #define LIIF_TARGET LIIF_AVX2
 
@@ -25,7 +25,7 @@ LIIF_TARGET inline Vector keep(Vector own, Vector v) {
     return _mm256_and_ps(_mm256_cmp_ps(own, zeros(), _CMP_NLE_UQ), v);
 }
 
-#include "winograd_turns.h"
+#include "winograd/transforms.inc.h"
 
 }  // namespace
 

@@ -1,10 +1,10 @@
-#include "gather.h"
+#include "decoder/gather.h"
 
 #include <algorithm>
 #include <cmath>
 
-#include "decoder.h"
-#include "rows.h"
+#include "decoder/decoder.h"
+#include "simd/rows.h"
 
 namespace liif {
 

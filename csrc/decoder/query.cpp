@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "arguments.h"
-#include "decoder.h"
+#include "decoder/decoder.h"
 
 namespace liif {
 namespace {

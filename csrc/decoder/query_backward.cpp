@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "arguments.h"
-#include "backward.h"
+#include "decoder/backward.h"
 
 namespace liif {
 namespace {

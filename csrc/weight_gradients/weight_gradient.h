@@ -6,7 +6,7 @@
 #include <memory>
 #include <string>
 
-#include "layer.h"
+#include "layers/layer.h"
 
 namespace liif {
 

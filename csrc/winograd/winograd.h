@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "layer.h"
+#include "layers/layer.h"
 
 namespace liif {
 

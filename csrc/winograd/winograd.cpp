@@ -1,7 +1,7 @@
 // 3 x 3 convolutions with zero padding by Winograd's minimal filtering F(4 x 4, 3 x 3) (Lavin and Gray, 2016): a
 // quarter of the multiplications, for an error of a few more float32 digits. liif_fast/native/convolution.py turns the
 // kernels.
-#include "winograd.h"
+#include "winograd/winograd.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
@@ -18,9 +18,9 @@
 
 #include "arguments.h"
 #include "buffer.h"
-#include "layer.h"
-#include "rows.h"
-#include "weight_gradient.h"
+#include "layers/layer.h"
+#include "simd/rows.h"
+#include "weight_gradients/weight_gradient.h"
 
 #if defined(__x86_64__) && defined(CPUBLAS_BRGEMM_F32F32F32)
 

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "buffer.h"
-#include "layer.h"
-#include "rows.h"
+#include "layers/layer.h"
+#include "simd/rows.h"
 
 namespace liif {
 

@@ -2,8 +2,8 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include "layer.h"
-#include "weight_gradient.h"
+#include "layers/layer.h"
+#include "weight_gradients/weight_gradient.h"
 
 namespace liif {
 namespace {

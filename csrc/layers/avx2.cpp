@@ -1,7 +1,7 @@
-// float32 layers for AVX2, which skip inputs that are zero in a whole block as layer_avx512.cpp does. Blocks of four
+// float32 layers for AVX2, which skip inputs that are zero in a whole block as layers/avx512.cpp does. Blocks of four
 // rows share more zeros than larger ones; a panel of weights stays in the first-level cache while all of a tile's
 // blocks pass by.
-#include "layer.h"
+#include "layers/layer.h"
 
 #if defined(__x86_64__)
 #include <algorithm>
@@ -9,9 +9,9 @@
 #include <cstring>
 #include <utility>
 
-#include "avx2.h"
 #include "buffer.h"
-#include "panels.h"
+#include "layers/panels.h"
+#include "simd/avx2.h"
 
 namespace liif {
 namespace {
@@ -62,7 +62,7 @@ LIIF_AVX2 void multiply(const float* in, int64_t in_stride, const Steps& steps, 
             sum[r][v] = _mm256_load_ps(bias + kLanes * v);
         }
     }
-    // As in layer_avx512.cpp: one addressing mode for each row.
+    // As in layers/avx512.cpp: one addressing mode for each row.
     int64_t one = in_stride * static_cast<int64_t>(sizeof(float)), three = 3 * one;
     asm("" : "+r"(one), "+r"(three));
     const int64_t offsets[kRows] = {0, one, 2 * one, three};

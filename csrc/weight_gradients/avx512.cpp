@@ -1,6 +1,6 @@
-// float32 weight gradients for AVX-512. As in layer_avx512.cpp, outputs whose dz is zero in a whole block of rows are
+// float32 weight gradients for AVX-512. As in layers/avx512.cpp, outputs whose dz is zero in a whole block of rows are
 // skipped: a block's rows of h stay in registers while its other outputs pass by.
-#include "weight_gradient.h"
+#include "weight_gradients/weight_gradient.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -10,14 +10,14 @@
 #include <utility>
 #include <vector>
 
-#include "panels.h"
+#include "layers/panels.h"
 
 #define LIIF_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
 
 namespace liif {
 namespace {
 
-// As in layer_avx512.cpp: vectors of inputs in a panel at most.
+// As in layers/avx512.cpp: vectors of inputs in a panel at most.
 constexpr int kPanel = 3;
 
 // Outputs worked on together: their sums for one panel of inputs, 12 KB, stay in the first-level cache for a tile.
@@ -56,7 +56,7 @@ LIIF_AVX512 void multiply(const float* dz, int64_t dz_stride, const int32_t* out
             value[r][v] = _mm512_load_ps(h + r * h_stride + kVector * v);
         }
     }
-    // As in layer_avx512.cpp: one addressing mode for each row.
+    // As in layers/avx512.cpp: one addressing mode for each row.
     int64_t one = dz_stride * static_cast<int64_t>(sizeof(float)), three = 3 * one, five = 5 * one, seven = 7 * one;
     asm("" : "+r"(one), "+r"(three), "+r"(five), "+r"(seven));
     const int64_t offsets[kBlockRows] = {0, one, 2 * one, three, 4 * one, five, 2 * three, seven};

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "buffer.h"
-#include "decoder.h"
-#include "rows.h"
-#include "weight_gradient.h"
+#include "decoder/decoder.h"
+#include "simd/rows.h"
+#include "weight_gradients/weight_gradient.h"
 
 namespace liif {
 

@@ -1,9 +1,9 @@
-#include "backward.h"
+#include "decoder/backward.h"
 
 #include <algorithm>
 #include <utility>
 
-#include "packing.h"
+#include "decoder/packing.h"
 
 namespace liif {
 namespace {

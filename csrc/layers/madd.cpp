@@ -1,6 +1,6 @@
 // Fixed-point layers for AVX2: vpmaddwd multiplies pairs of 16-bit words and adds them up in 32 bits, twice the
 // multiplications of float32 in an instruction, at the price of an addition.
-#include "layer.h"
+#include "layers/layer.h"
 
 #if defined(__x86_64__)
 #include <algorithm>
@@ -8,8 +8,8 @@
 #include <cstring>
 #include <utility>
 
-#include "avx2.h"
-#include "fixed_point_layer.h"
+#include "layers/fixed_point_layer.h"
+#include "simd/avx2.h"
 
 namespace liif {
 namespace {
@@ -116,7 +116,7 @@ LIIF_AVX2 void multiply(const Quantised& in, int64_t word_stride, const int16_t*
     for (int r = 0; r < R; ++r) {
         sum[r][0] = sum[r][1] = _mm256_setzero_si256();
     }
-    // As in layer_avx512.cpp: one addressing mode for each row.
+    // As in layers/avx512.cpp: one addressing mode for each row.
     int64_t one = word_stride * static_cast<int64_t>(sizeof(int16_t)), three = 3 * one, five = 5 * one;
     asm("" : "+r"(one), "+r"(three), "+r"(five));
     const int64_t offsets[kRows] = {0, one, 2 * one, three, 4 * one, five};

@@ -9,10 +9,10 @@
 #include <cstring>
 
 #include "buffer.h"
-#include "layer.h"
-#include "panels.h"
-#include "rows.h"
-#include "weight_gradient.h"
+#include "layers/layer.h"
+#include "layers/panels.h"
+#include "simd/rows.h"
+#include "weight_gradients/weight_gradient.h"
 
 namespace liif {
 namespace {

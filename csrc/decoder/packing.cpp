@@ -1,14 +1,14 @@
 // Each row is a mask for every kVector values, then the values that are not zero.
-#include "packing.h"
+#include "decoder/packing.h"
 
 #include <cstring>
 
-#include "layer.h"
+#include "layers/layer.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#include "avx2.h"
+#include "simd/avx2.h"
 
 #define LIIF_AVX512 __attribute__((target("avx512f")))
 #endif

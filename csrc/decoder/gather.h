@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "buffer.h"
-#include "layer.h"
+#include "layers/layer.h"
 
 namespace liif {
 

@@ -2,7 +2,7 @@
 // seen from nearby queries) have their zeros in nearly the same places. So each block of rows gets a list of the inputs
 // that are not zero in all of its rows, and the multiplication walks that list. Skipping exact zeros changes no sum,
 // except that an infinite weight times zero, NaN in a full product, is left out.
-#include "layer.h"
+#include "layers/layer.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -13,7 +13,7 @@
 #include <utility>
 
 #include "buffer.h"
-#include "panels.h"
+#include "layers/panels.h"
 
 #define LIIF_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
 

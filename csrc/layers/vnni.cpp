@@ -1,5 +1,5 @@
 // Fixed-point layers for AVX-512 VNNI, at twice the multiply-add rate of float32.
-#include "layer.h"
+#include "layers/layer.h"
 
 #if defined(__x86_64__)
 #include <algorithm>
@@ -7,8 +7,8 @@
 #include <cstring>
 #include <utility>
 
-#include "fixed_point_layer.h"
-#include "vnni.h"
+#include "layers/fixed_point_layer.h"
+#include "simd/vnni.h"
 
 namespace liif {
 namespace {
@@ -142,7 +142,7 @@ LIIF_VNNI void multiply(const Quantised& in, int64_t word_stride, const int16_t*
             sum[r][v] = _mm512_setzero_si512();
         }
     }
-    // As in layer_avx512.cpp: one addressing mode for each row.
+    // As in layers/avx512.cpp: one addressing mode for each row.
     int64_t one = word_stride * static_cast<int64_t>(sizeof(int16_t)), three = 3 * one, five = 5 * one;
     asm("" : "+r"(one), "+r"(three), "+r"(five));
     const int64_t offsets[kRows] = {0, one, 2 * one, three, 4 * one, five};

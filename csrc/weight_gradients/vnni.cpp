@@ -1,14 +1,14 @@
 // Fixed-point weight gradients for AVX-512 VNNI, at twice the multiply-add rate of float32. Every column of a tile, of
 // dz as of h, has a scale: its largest value becomes kLargest. Sums over a tile's rows are exact in 32 bits.
-#include "weight_gradient.h"
+#include "weight_gradients/weight_gradient.h"
 
 #if defined(__x86_64__)
 #include <algorithm>
 #include <vector>
 
-#include "panels.h"
-#include "rows.h"
-#include "vnni.h"
+#include "layers/panels.h"
+#include "simd/rows.h"
+#include "simd/vnni.h"
 
 namespace liif {
 namespace {

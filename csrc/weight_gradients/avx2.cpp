@@ -1,7 +1,7 @@
 // float32 weight gradients for AVX2 that skip each dz that is zero. FMAs take their rows of h from the first-level
 // cache, which gives two vectors a cycle, as many as are multiplied: an output's sums for a whole panel of inputs stay
 // in registers while the rows whose dz is not zero pass by.
-#include "weight_gradient.h"
+#include "weight_gradients/weight_gradient.h"
 
 #if defined(__x86_64__)
 #include <algorithm>
@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "avx2.h"
-#include "panels.h"
+#include "layers/panels.h"
+#include "simd/avx2.h"
 
 namespace liif {
 namespace {

@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "buffer.h"
-#include "gather.h"
-#include "geometry.h"
-#include "layer.h"
+#include "decoder/gather.h"
+#include "decoder/geometry.h"
+#include "layers/layer.h"
 
 namespace liif {
 

@@ -1,5 +1,5 @@
-// Layers in 16-bit fixed point that skip inputs which are zero in a whole block of rows, as layer_avx512.cpp does. What
-// does the work is a Kernel of each instruction set:
+// Layers in 16-bit fixed point that skip inputs which are zero in a whole block of rows, as layers/avx512.cpp does.
+// What does the work is a Kernel of each instruction set:
 //   kRows, kPanel        rows of a block, and kVector columns of a panel, at most
 //   kLanes               32-bit sums in a vector
 //   kTogether            panels that a block passes by together: its inputs come from the first-level cache for all but
@@ -17,8 +17,8 @@
 #include <vector>
 
 #include "buffer.h"
-#include "fixed_point.h"
-#include "panels.h"
+#include "layers/fixed_point.h"
+#include "layers/panels.h"
 
 namespace liif {
 

@@ -1,5 +1,5 @@
 // Winograd's turns for AVX-512.
-#include "winograd.h"
+#include "winograd/winograd.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -25,7 +25,7 @@ LIIF_TARGET inline Vector keep(Vector own, Vector v) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(own, zeros(), _CMP_NLE_UQ), v);
 }
 
-#include "winograd_turns.h"
+#include "winograd/transforms.inc.h"
 
 }  // namespace
 

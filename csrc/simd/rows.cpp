@@ -1,10 +1,10 @@
 // Plain loops for the compiler's vectoriser, built once for each instruction set where the compiler can choose among
 // them at run time.
-#include "rows.h"
+#include "simd/rows.h"
 
 #include <cstring>
 
-#include "layer.h"
+#include "layers/layer.h"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__linux__)
 #define LIIF_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
