@@ -82,10 +82,14 @@ Linear hidden_layer(const Arguments& a, size_t k) {
     return {weight.const_data_ptr<float>(), a.biases[k + 1].const_data_ptr<float>(), weight.size(1), weight.size(0)};
 }
 
-Decoder make_decoder(const Arguments& a, bool local_ensemble, at::IntArrayRef window, const std::string& arithmetic) {
-    const auto known = arithmetics("any");
-    TORCH_CHECK(std::find(known.begin(), known.end(), arithmetic) != known.end(), "arithmetic: expected one of ",
-                at::ArrayRef<std::string>(known), ", got ", arithmetic);
+Arithmetic checked_arithmetic(const std::string& name) {
+    const auto arithmetic = find_arithmetic(name);
+    TORCH_CHECK(arithmetic, "arithmetic: expected one of ", at::ArrayRef<std::string>(arithmetics("any")), ", got ",
+                name);
+    return *arithmetic;
+}
+
+Decoder make_decoder(const Arguments& a, bool local_ensemble, at::IntArrayRef window, Arithmetic arithmetic) {
     const int64_t n0 = a.projected.size(3);
     const bool single = a.weights.empty();
     Decoder decoder{

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "decoder/decoder.h"
+#include "layers/arithmetic.h"
 
 namespace liif {
 
@@ -24,8 +25,11 @@ struct Arguments {
 Arguments checked(const at::Tensor& projected, const at::Tensor& coord, const std::optional<at::Tensor>& cell,
                   const at::Tensor& rest, at::TensorList weights, at::TensorList biases, at::IntArrayRef window);
 
+// An arithmetic that runs here, of its name.
+Arithmetic checked_arithmetic(const std::string& name);
+
 // Packs the weights for an arithmetic.
-Decoder make_decoder(const Arguments& a, bool local_ensemble, at::IntArrayRef window, const std::string& arithmetic);
+Decoder make_decoder(const Arguments& a, bool local_ensemble, at::IntArrayRef window, Arithmetic arithmetic);
 
 // Weight k of the layers between the first and the last, as it goes into make_layer.
 Linear hidden_layer(const Arguments& a, size_t k);

@@ -114,7 +114,7 @@ const float* BackwardWorker::propagate(const Queries& queries, Sums& sums) {
         const int64_t width = backward_.decoder.widths[k];
         add_rows(dz, padded(width), tile.rows, width, sums.biases[k].get());
         backward_.weights[k - 1]->add(tile, dz, below, sums.weights[k - 1].get(), scratch_.get());
-        backward_.transposed[k - 1]->forward(tile, dz, below, next, scratch_.get());
+        backward_.transposed[k - 1]->backward(tile, dz, below, next, scratch_.get());
         std::swap(dz, next);
     }
     return dz;

@@ -41,7 +41,7 @@ bool Worker::answer(const float* map, const float* coord, const float* cell, con
         return false;
     }
     for (size_t k = 0; k < d.hidden.size(); ++k) {
-        d.hidden[k]->forward(gather_.tile(), current, nullptr, next, scratch_.get());
+        d.hidden[k]->forward(gather_.tile(), current, next, scratch_.get());
         std::swap(current, next);
         if (kept) {
             pack(current, gather_.tile().rows, d.widths[k + 1], kept + kept_places_[k + 1]);

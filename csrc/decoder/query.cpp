@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "arguments.h"
+#include "cpu.h"
 #include "decoder/decoder.h"
 
 namespace liif {
@@ -84,7 +85,7 @@ std::tuple<at::Tensor, at::Tensor> answer(const at::Tensor& projected, const at:
                                           at::TensorList weights, at::TensorList biases, bool local_ensemble,
                                           at::IntArrayRef window, const std::string& arithmetic, bool keep) {
     const Arguments a = checked(projected, coord, cell, rest, weights, biases, window);
-    const Decoder decoder = make_decoder(a, local_ensemble, window, arithmetic);
+    const Decoder decoder = make_decoder(a, local_ensemble, window, checked_arithmetic(arithmetic));
     const int64_t batch = a.coord.size(0), queries = a.coord.size(1);
     at::Tensor out = at::empty({batch, queries, decoder.out_dim}, a.projected.options());
     const int64_t tiles = (queries + tile_queries(decoder) - 1) / tile_queries(decoder);
@@ -123,13 +124,14 @@ at::Tensor cpu_layer(const at::Tensor& rows, const at::Tensor& weight, const at:
     TORCH_CHECK(in > 0 && in == padded(in) && out > 0 && out == padded(out), "expected widths that are multiples of ",
                 kVector, ", got ", in, " and ", out);
     check_matrix(weight, "weight", out, in);
-    const auto layer = make_layer(arithmetic, {weight.const_data_ptr<float>(), bias.const_data_ptr<float>(), in, out});
+    const auto layer = make_layer(checked_arithmetic(arithmetic),
+                                  {weight.const_data_ptr<float>(), bias.const_data_ptr<float>(), in, out});
     at::Tensor result = at::empty({count, out}, rows.options());
     at::parallel_for(0, (count + kTileRows - 1) / kTileRows, 1, [&](int64_t begin, int64_t end) {
         const Buffer<char> scratch(layer->scratch_bytes());
         for (int64_t t = begin; t < end; ++t) {
             const Tile tile = even_tile(std::min(kTileRows, count - t * kTileRows), layer->block_rows());
-            layer->forward(tile, rows.const_data_ptr<float>() + t * kTileRows * in, nullptr,
+            layer->forward(tile, rows.const_data_ptr<float>() + t * kTileRows * in,
                            result.mutable_data_ptr<float>() + t * kTileRows * out, scratch.get());
         }
         layer->release();

@@ -189,7 +189,8 @@ Gradients add_up(const Arguments& a, const Backward& backward, at::Tensor d_proj
 Gradients cpu_query_backward(const at::Tensor& grad, const at::Tensor& projected, const at::Tensor& coord,
                              const std::optional<at::Tensor>& cell, const at::Tensor& rest, at::TensorList weights,
                              at::TensorList biases, bool local_ensemble, at::IntArrayRef window,
-                             const std::string& arithmetic, const at::Tensor& kept) {
+                             const std::string& name, const at::Tensor& kept) {
+    const Arithmetic arithmetic = checked_arithmetic(name);
     const Arguments a = checked(projected, coord, cell, rest, weights, biases, window);
     const Decoder decoder = make_decoder(a, local_ensemble, window, arithmetic);
     const std::vector<int64_t> answers = {a.coord.size(0), a.coord.size(1), decoder.out_dim};

@@ -1,103 +1,71 @@
-// Which arithmetic this processor and this libtorch can run.
-#include <algorithm>
-#include <stdexcept>
+#include "layers/arithmetic.h"
 
-#include "layers/layer.h"
-#include "weight_gradients/weight_gradient.h"
+#include "cpu.h"
 
 namespace liif {
 namespace {
 
+struct Entry {
+    const char* name;
+    Arithmetic arithmetic;
+    bool half;            // as accurate as bfloat16, not as float32
+    bool (*runs)();       // on this processor
+    bool (*is_choice)();  // null for always; what is none is kept so that its results can be tested on more processors
+    std::unique_ptr<Layer> (*layer)(const Linear&);
+    std::unique_ptr<WeightGradient> (*weight_gradient)(int64_t in, int64_t out);
+};
+
+// Best first.
+constexpr Entry kTable[] = {
 #if defined(__x86_64__)
-bool has_avx512() {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-}
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-bool has_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
-#else
-bool has_avx512() { return false; }
-bool has_avx2() { return false; }
-bool has_vnni() { return false; }
+    {"vnni-int16", Arithmetic::kVnniInt16, true, has_vnni, nullptr, make_vnni_layer, make_vnni_weight_gradient},
+    // Where AVX-512 is, float32 in vectors of twice the width does as much. Its weight gradients would be no faster in
+    // fixed point: nothing would be skipped there.
+    {"avx2-int16", Arithmetic::kAvx2Int16, true, has_avx2, [] { return !has_avx512(); }, make_madd_layer,
+     make_avx2_weight_gradient},
+    {"avx512", Arithmetic::kAvx512, false, has_avx512, nullptr, make_avx512_layer, make_avx512_weight_gradient},
+    {"avx2", Arithmetic::kAvx2, false, has_avx2, nullptr, make_avx2_layer, make_avx2_weight_gradient},
 #endif
+    {"brgemm", Arithmetic::kBrgemm, false, brgemm_works, nullptr, make_brgemm_layer, make_mm_weight_gradient},
+    {"mm", Arithmetic::kMm, false, [] { return true; }, nullptr, make_mm_layer, make_mm_weight_gradient},
+};
+
+const Entry& entry(Arithmetic arithmetic) {
+    size_t i = 0;
+    while (kTable[i].arithmetic != arithmetic) {
+        ++i;
+    }
+    return kTable[i];
+}
 
 }  // namespace
 
-#if defined(__x86_64__)
-bool has_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
-#else
-bool has_bf16() { return false; }
-#endif
-
 std::vector<std::string> arithmetics(const std::string& precision) {
-    // What runs, but is no choice for any precision here, is kept so that its results can be tested on more processors.
-    const bool any = precision == "any";
-    std::vector<std::string> half, full;
-    if (has_vnni()) {
-        half.push_back("vnni-int16");
+    const bool any = precision == "any", half = any || precision == "bf16";
+    std::vector<std::string> names;
+    for (const Entry& e : kTable) {
+        if (e.runs() && (half || !e.half) && (any || !e.is_choice || e.is_choice())) {
+            names.emplace_back(e.name);
+        }
     }
-    // float32 in vectors of twice the width does as much.
-    if (has_avx2() && (any || !has_avx512())) {
-        half.push_back("avx2-int16");
-    }
-    if (has_avx512()) {
-        full.push_back("avx512");
-    }
-    if (has_avx2()) {
-        full.push_back("avx2");
-    }
-    if (brgemm_works()) {
-        full.push_back("brgemm");
-    }
-    full.push_back("mm");
-    if (any) {
-        full.insert(full.end(), half.begin(), half.end());
-    } else if (precision == "bf16") {
-        half.insert(half.end(), full.begin(), full.end());
-        return half;
-    }
-    return full;
+    return names;
 }
 
-std::unique_ptr<Layer> make_layer(const std::string& arithmetic, const Linear& linear) {
-    const auto known = arithmetics("any");
-    if (std::find(known.begin(), known.end(), arithmetic) == known.end()) {
-        throw std::invalid_argument("unknown arithmetic here: " + arithmetic);
+std::optional<Arithmetic> find_arithmetic(const std::string& name) {
+    for (const Entry& e : kTable) {
+        if (name == e.name && e.runs()) {
+            return e.arithmetic;
+        }
     }
-#if defined(__x86_64__)
-    if (arithmetic == "avx512") {
-        return make_avx512_layer(linear);
-    }
-    if (arithmetic == "vnni-int16") {
-        return make_vnni_layer(linear);
-    }
-    if (arithmetic == "avx2") {
-        return make_avx2_layer(linear);
-    }
-    if (arithmetic == "avx2-int16") {
-        return make_madd_layer(linear);
-    }
-#endif
-    if (arithmetic == "brgemm") {
-        return make_brgemm_layer(linear);
-    }
-    return make_mm_layer(linear);
+    return std::nullopt;
 }
 
-std::unique_ptr<WeightGradient> make_weight_gradient(const std::string& arithmetic, int64_t in, int64_t out) {
-#if defined(__x86_64__)
-    if (arithmetic == "avx512") {
-        return make_avx512_weight_gradient(in, out);
-    }
-    if (arithmetic == "vnni-int16") {
-        return make_vnni_weight_gradient(in, out);
-    }
-    // In fixed point it would be no faster: nothing would be skipped there.
-    if (arithmetic == "avx2" || arithmetic == "avx2-int16") {
-        return make_avx2_weight_gradient(in, out);
-    }
-#endif
-    return make_mm_weight_gradient(in, out);
+std::unique_ptr<Layer> make_layer(Arithmetic arithmetic, const Linear& linear) {
+    return entry(arithmetic).layer(linear);
+}
+
+std::unique_ptr<WeightGradient> make_weight_gradient(Arithmetic arithmetic, int64_t in, int64_t out) {
+    return entry(arithmetic).weight_gradient(in, out);
 }
 
 }  // namespace liif

@@ -1,4 +1,4 @@
-// Layers in 16-bit fixed point that skip inputs which are zero in a whole block of rows, as layers/avx512.cpp does.
+// Layers in 16-bit fixed point that skip inputs which are zero in a whole block of rows, as skipping.inc.h does.
 // What does the work is a Kernel of each instruction set:
 //   kRows, kPanel        rows of a block, and kVector columns of a panel, at most
 //   kLanes               32-bit sums in a vector
@@ -6,8 +6,8 @@
 //                        the first
 //   kRow                 16-bit words of a stored row of a panel
 //   kQuantise[R - 1]     makes a block of R rows Quantised; the 16-bit words behind its rows are free for notes
-//   kMultiply[V - 1][R - 1]  out[r][n] = relu(bias[n] + row scale * column scale[n] * sum over the list of words[r][i]
-//   *
+//   kMultiply[V - 1][R - 1]
+//                        out[r][n] = relu(bias[n] + row scale * column scale[n] * sum over the list of words[r][i] *
 //                        panel[list[i]][n]) for R rows and V times kVector columns; or, with `active`, that sum where
 //                        active > 0 and else zero
 #pragma once
@@ -29,12 +29,6 @@ struct Quantised {
     float* scales;     // of each row
     int count;         // inputs, made even by a zero
 };
-
-using Quantise = void (*)(const float* in, int64_t stride, int64_t width, float input_max, int64_t word_stride,
-                          Quantised& out);
-using FixedMultiply = void (*)(const Quantised& in, int64_t word_stride, const int16_t* panel,
-                               const float* column_scale, const float* bias, const float* active, float* out,
-                               int64_t out_stride);
 
 template <typename Kernel>
 class FixedPointLayer final : public Layer {
@@ -70,7 +64,8 @@ class FixedPointLayer final : public Layer {
                static_cast<size_t>(kTileRows * word_stride()) * sizeof(int32_t) + kTileRows * sizeof(float);
     }
 
-    void forward(const Tile& tile, const float* in, const float* active, float* out, char* scratch) const override {
+  private:
+    void run(const Tile& tile, const float* in, const float* active, float* out, char* scratch) const override {
         const int64_t in_stride = padded(in_), out_stride = padded(out_);
         int16_t* words = reinterpret_cast<int16_t*>(scratch);
         int32_t* weights = reinterpret_cast<int32_t*>(words + (kTileRows + Kernel::kRows + 1) * word_stride());
@@ -99,7 +94,6 @@ class FixedPointLayer final : public Layer {
         }
     }
 
-  private:
     // Place of a column in a stored row, such that interleaving the words of two rows (vpunpcklwd, vpunpckhwd, which
     // work within 128-bit lanes) leaves the columns of one vector of sums in one register and those of the next in the
     // other.

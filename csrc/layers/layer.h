@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <string>
 #include <vector>
 
 namespace liif {
@@ -56,36 +55,32 @@ class Layer {
     virtual int block_rows() const { return kBlockRows; }
     // Bytes that forward needs for itself, aligned to 64.
     virtual size_t scratch_bytes() const = 0;
-    // in [rows, padded(in)] -> out [rows, padded(out)]; columns of `in` past its width are never read. With
-    // `active` [rows, padded(out)], where there must be no bias, the end is not a ReLU: out is zero unless active > 0.
-    virtual void forward(const Tile& tile, const float* in, const float* active, float* out, char* scratch) const = 0;
+    // relu(in * W^T + bias): in [rows, padded(in)] -> out [rows, padded(out)]. Columns of `in` past its width are never
+    // read.
+    void forward(const Tile& tile, const float* in, float* out, char* scratch) const {
+        run(tile, in, nullptr, out, scratch);
+    }
+    // in * W^T where h > 0, else zero, for a layer without a bias: with the transposed weights of the layer above,
+    // the gradient that goes on below h [rows, padded(out)].
+    void backward(const Tile& tile, const float* in, const float* h, float* out, char* scratch) const {
+        run(tile, in, h, out, scratch);
+    }
     // Called by each thread when it is done.
     virtual void release() const {}
+
+  protected:
+    // Both of them; `active` is null for forward.
+    virtual void run(const Tile& tile, const float* in, const float* active, float* out, char* scratch) const = 0;
 };
 
-// What this processor and this libtorch can run for a precision ("fp32" or "bf16"), best first; "any" lists all that
-// runs.
-//   avx512      float32, own kernel, skips units that the ReLU has zeroed
-//   avx2        the same for AVX2
-//   brgemm      float32, oneDNN's batch-reduce GEMM through libtorch
-//   mm          float32, at::mm
-//   vnni-int16  16-bit fixed point with a scale for each row and column, skips zeroed units
-//   avx2-int16  the same for AVX2
-std::vector<std::string> arithmetics(const std::string& precision);
-
-// Whether this processor multiplies bfloat16, so that torch's own convolutions of it are fast.
-bool has_bf16();
-
-// Throws std::invalid_argument for an arithmetic that is not one of them.
-std::unique_ptr<Layer> make_layer(const std::string& arithmetic, const Linear& linear);
-
-// Behind make_layer; own kernels exist on x86-64 only.
+// Of each arithmetic (arithmetic.h); own kernels exist on x86-64 only.
 std::unique_ptr<Layer> make_brgemm_layer(const Linear& linear);
 std::unique_ptr<Layer> make_mm_layer(const Linear& linear);
 std::unique_ptr<Layer> make_avx512_layer(const Linear& linear);
 std::unique_ptr<Layer> make_vnni_layer(const Linear& linear);
 std::unique_ptr<Layer> make_avx2_layer(const Linear& linear);
 std::unique_ptr<Layer> make_madd_layer(const Linear& linear);
+// Whether libtorch exports oneDNN's batch-reduce GEMM and this processor can run it.
 bool brgemm_works();
 
 }  // namespace liif

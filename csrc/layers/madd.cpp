@@ -6,13 +6,15 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <utility>
 
 #include "layers/fixed_point_layer.h"
 #include "simd/avx2.h"
+#include "simd/dispatch.h"
 
 namespace liif {
 namespace {
+
+using namespace avx2;
 
 // Six rows by two vectors keep 12 sums, two weights, one input and one product in the 16 registers.
 constexpr int kRows = 6;
@@ -21,10 +23,6 @@ constexpr int kPair = 2;
 // 16-bit words of a stored row of a panel: one vector.
 constexpr int64_t kRow = kPair * kLanes;
 static_assert(kRow == kVector);
-
-LIIF_AVX2 inline __m256i load_bits(const float* from) {
-    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
-}
 
 LIIF_AVX2 inline uint32_t largest_lane(__m256i x) {
     __m128i half = _mm_max_epu32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
@@ -41,7 +39,7 @@ LIIF_AVX2 void quantise(const float* in, int64_t stride, int64_t width, float in
     for (int r = 0; r < R; ++r) {
         largest[r] = _mm256_setzero_si256();
     }
-    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), next = _mm256_set1_epi32(kLanes * kRow);
+    const __m256i lane = lane_numbers(), next = _mm256_set1_epi32(kLanes * kRow);
     __m256i start = _mm256_mullo_epi32(lane, _mm256_set1_epi32(kRow));
     uint8_t* alive = reinterpret_cast<uint8_t*>(out.words + R * word_stride);
     int count = 0;
@@ -57,8 +55,7 @@ LIIF_AVX2 void quantise(const float* in, int64_t stride, int64_t width, float in
         }
         const unsigned mask = not_zero(any);
         alive[k / kLanes] = static_cast<uint8_t>(mask);
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out.weights + count),
-                            _mm256_permutevar8x32_epi32(start, to_front(mask)));
+        store_bits(out.weights + count, to_front(mask, start));
         count += __builtin_popcount(mask);
         start = _mm256_add_epi32(start, next);
     }
@@ -75,7 +72,7 @@ LIIF_AVX2 void quantise(const float* in, int64_t stride, int64_t width, float in
     int16_t* to = out.words;
     for (int64_t k = 0; k < width; k += kLanes) {
         const unsigned mask = alive[k / kLanes];
-        const __m256i order = to_front(mask);
+        const __m256i order = front_order(mask);
 #pragma GCC unroll 6
         for (int r = 0; r < R; ++r) {
             const __m256i all = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(in + r * stride + k), factor[r]));
@@ -116,10 +113,7 @@ LIIF_AVX2 void multiply(const Quantised& in, int64_t word_stride, const int16_t*
     for (int r = 0; r < R; ++r) {
         sum[r][0] = sum[r][1] = _mm256_setzero_si256();
     }
-    // As in layers/avx512.cpp: one addressing mode for each row.
-    int64_t one = word_stride * static_cast<int64_t>(sizeof(int16_t)), three = 3 * one, five = 5 * one;
-    asm("" : "+r"(one), "+r"(three), "+r"(five));
-    const int64_t offsets[kRows] = {0, one, 2 * one, three, 4 * one, five};
+    const auto offsets = row_offsets<kRows>(word_stride * static_cast<int64_t>(sizeof(int16_t)));
     const int32_t* weights = in.weights;
     for (int i = 0, count = in.count; i < count; i += 2) {
         const char* words = reinterpret_cast<const char*>(in.words + i);
@@ -132,7 +126,6 @@ LIIF_AVX2 void multiply(const Quantised& in, int64_t word_stride, const int16_t*
             dot_add(sum[r], reinterpret_cast<const Pair*>(words + offsets[r]), weight);
         }
     }
-    const __m256 zero = _mm256_setzero_ps();
 #pragma GCC unroll 2
     for (int v = 0; v < kPair; ++v) {
         const __m256 scale = _mm256_load_ps(column_scale + kLanes * v), offset = _mm256_load_ps(bias + kLanes * v);
@@ -141,25 +134,16 @@ LIIF_AVX2 void multiply(const Quantised& in, int64_t word_stride, const int16_t*
             const __m256 row = _mm256_mul_ps(_mm256_set1_ps(in.scales[r]), scale);
             const __m256 value = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[r][v]), row, offset);
             const int64_t at = r * out_stride + kLanes * v;
-            // Not `less or equal`, and the second operand of the maximum: NaN goes on.
-            const __m256 end = active
-                                   ? _mm256_and_ps(_mm256_cmp_ps(_mm256_load_ps(active + at), zero, _CMP_NLE_UQ), value)
-                                   : _mm256_max_ps(zero, value);
-            _mm256_store_ps(out + at, end);
+            store(out + at, active ? where_positive(load(active + at), value) : relu(value));
         }
     }
 }
 
-constexpr std::array<Quantise, kRows> kQuantise = {quantise<1>, quantise<2>, quantise<3>,
-                                                   quantise<4>, quantise<5>, quantise<6>};
-constexpr std::array<std::array<FixedMultiply, kRows>, 1> kMultiply = {
-    {{multiply<1>, multiply<2>, multiply<3>, multiply<4>, multiply<5>, multiply<6>}}};
-
 struct Kernel {
-    static constexpr int64_t kRows = liif::kRows, kPanel = 1, kLanes = liif::kLanes, kRow = liif::kRow;
+    static constexpr int64_t kRows = liif::kRows, kPanel = 1, kLanes = avx2::kLanes, kRow = liif::kRow;
     static constexpr size_t kTogether = 2;
-    static constexpr auto& kQuantise = liif::kQuantise;
-    static constexpr auto& kMultiply = liif::kMultiply;
+    static constexpr auto kQuantise = table<liif::kRows>([](auto r) { return &quantise<r>; });
+    static constexpr auto kMultiply = table_of_rows<liif::kRows, 1>([](auto r, auto) { return &multiply<r>; });
 };
 
 }  // namespace

@@ -41,7 +41,7 @@ class MmLayer final : public Layer {
 
     size_t scratch_bytes() const override { return 0; }
 
-    void forward(const Tile& tile, const float* in, const float* active, float* out, char*) const override {
+    void run(const Tile& tile, const float* in, const float* active, float* out, char*) const override {
         const auto source = at::from_blob(const_cast<float*>(in), {tile.rows, in_}, {padded(in_), 1}, at::kFloat);
         auto target = at::from_blob(out, {tile.rows, out_}, {padded(out_), 1}, at::kFloat);
         at::mm_out(target, source, weight_);
@@ -74,7 +74,7 @@ class BrgemmLayer final : public Layer {
 
     size_t scratch_bytes() const override { return 0; }
 
-    void forward(const Tile& tile, const float* in, const float* active, float* out, char*) const override {
+    void run(const Tile& tile, const float* in, const float* active, float* out, char*) const override {
         const int64_t stride = padded(out_);
         for (int64_t n = 0; n < out_; n += kPanel) {
             const int64_t columns = panel_columns(kPanel, out_, n);
@@ -136,7 +136,7 @@ bool brgemm_runs() {
     try {
         const BrgemmLayer layer({weight.get(), bias.get(), in, out});
         const Buffer<char> scratch(layer.scratch_bytes());
-        layer.forward({rows, {}}, from.get(), nullptr, to.get(), scratch.get());
+        layer.forward({rows, {}}, from.get(), to.get(), scratch.get());
         layer.release();
     } catch (const std::exception&) {
         return false;

@@ -5,13 +5,15 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <utility>
 
 #include "layers/fixed_point_layer.h"
-#include "simd/vnni.h"
+#include "simd/avx512.h"
+#include "simd/dispatch.h"
 
 namespace liif {
 namespace {
+
+using namespace avx512;
 
 // Six rows by four vectors keep 24 sums, four weights and one input in the 32 registers: fewer instructions for each
 // multiply-add than eight by three, which matters where a core is shared, and fewer inputs are not zero in six rows.
@@ -20,10 +22,6 @@ constexpr int kPanel = 4;
 
 // 16-bit words of a stored row of a panel: pairs of vectors share 32 words, the last one has 32 for itself.
 constexpr int64_t kRow = (kPanel + 1) / 2 * 32;
-
-LIIF_VNNI inline __mmask16 lanes(int64_t left) {
-    return left >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << std::max<int64_t>(left, 0)) - 1);
-}
 
 LIIF_VNNI inline __m256i larger_of_pairs(__m256i a, __m256i b) {
     return _mm256_max_epu32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
@@ -54,13 +52,12 @@ LIIF_VNNI void quantise(const float* in, int64_t stride, int64_t width, float in
     for (int r = 0; r < R; ++r) {
         largest[r] = _mm512_setzero_si512();
     }
-    __m512i start = _mm512_mullo_epi32(_mm512_set1_epi32(kRow),
-                                       _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+    __m512i start = mul_bits(lane_numbers(), spread_bits(kRow));
     const __m512i next = _mm512_set1_epi32(16 * kRow);
     __mmask16* alive = reinterpret_cast<__mmask16*>(out.words + R * word_stride);
     int count = 0;
     for (int64_t k = 0; k < width; k += 16) {
-        const __mmask16 inside = lanes(width - k);
+        const __mmask16 inside = first_lanes(width - k);
         __m512i bits[R];
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
@@ -76,8 +73,8 @@ LIIF_VNNI void quantise(const float* in, int64_t stride, int64_t width, float in
         for (int r = 1; r < R; r += 2) {
             any = _mm512_ternarylogic_epi32(any, bits[r], bits[std::min(r + 1, R - 1)], 0xFE);
         }
-        alive[k / 16] = _mm512_test_epi32_mask(any, any);
-        _mm512_storeu_si512(out.weights + count, _mm512_maskz_compress_epi32(alive[k / 16], start));
+        alive[k / 16] = not_zero(any);
+        store_bits(out.weights + count, to_front(alive[k / 16], start));
         count += __builtin_popcount(alive[k / 16]);
         start = _mm512_add_epi32(start, next);
     }
@@ -142,10 +139,7 @@ LIIF_VNNI void multiply(const Quantised& in, int64_t word_stride, const int16_t*
             sum[r][v] = _mm512_setzero_si512();
         }
     }
-    // As in layers/avx512.cpp: one addressing mode for each row.
-    int64_t one = word_stride * static_cast<int64_t>(sizeof(int16_t)), three = 3 * one, five = 5 * one;
-    asm("" : "+r"(one), "+r"(three), "+r"(five));
-    const int64_t offsets[kRows] = {0, one, 2 * one, three, 4 * one, five};
+    const auto offsets = row_offsets<kRows>(word_stride * static_cast<int64_t>(sizeof(int16_t)));
     const int32_t* weights = in.weights;
     for (int i = 0, count = in.count; i < count; i += 2) {
         const char* words = reinterpret_cast<const char*>(in.words + i);
@@ -172,7 +166,6 @@ LIIF_VNNI void multiply(const Quantised& in, int64_t word_stride, const int16_t*
             }
         }
     }
-    const __m512 zero = _mm512_setzero_ps();
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
         const __m512 scale = _mm512_load_ps(column_scale + kVector * v), offset = _mm512_load_ps(bias + kVector * v);
@@ -181,34 +174,17 @@ LIIF_VNNI void multiply(const Quantised& in, int64_t word_stride, const int16_t*
             const __m512 row = _mm512_mul_ps(_mm512_set1_ps(in.scales[r]), scale);
             const __m512 value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][v]), row, offset);
             const int64_t at = r * out_stride + kVector * v;
-            // Not `less or equal`, and the second operand of the maximum: NaN goes on.
-            const __m512 end =
-                active ? _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(_mm512_load_ps(active + at), zero, _CMP_NLE_UQ), value)
-                       : _mm512_max_ps(zero, value);
-            _mm512_store_ps(out + at, end);
+            store(out + at, active ? where_positive(load(active + at), value) : relu(value));
         }
     }
 }
 
-template <int... R>
-constexpr std::array<Quantise, kRows> quantise_rows(std::integer_sequence<int, R...>) {
-    return {quantise<R + 1>...};
-}
-template <int V, int... R>
-constexpr std::array<FixedMultiply, kRows> multiply_rows(std::integer_sequence<int, R...>) {
-    return {multiply<R + 1, V>...};
-}
-using Rows = std::make_integer_sequence<int, kRows>;
-// Of V vectors and R rows: kMultiply[V - 1][R - 1].
-constexpr std::array<Quantise, kRows> kQuantise = quantise_rows(Rows());
-constexpr std::array<std::array<FixedMultiply, kRows>, kPanel> kMultiply = {
-    multiply_rows<1>(Rows()), multiply_rows<2>(Rows()), multiply_rows<3>(Rows()), multiply_rows<4>(Rows())};
-
 struct Kernel {
-    static constexpr int64_t kRows = liif::kRows, kPanel = liif::kPanel, kLanes = 16, kRow = liif::kRow;
+    static constexpr int64_t kRows = liif::kRows, kPanel = liif::kPanel, kLanes = avx512::kLanes, kRow = liif::kRow;
     static constexpr size_t kTogether = 1;
-    static constexpr auto& kQuantise = liif::kQuantise;
-    static constexpr auto& kMultiply = liif::kMultiply;
+    static constexpr auto kQuantise = table<liif::kRows>([](auto r) { return &quantise<r>; });
+    static constexpr auto kMultiply =
+        table_of_rows<liif::kRows, liif::kPanel>([](auto r, auto v) { return &multiply<r, v>; });
 };
 
 }  // namespace

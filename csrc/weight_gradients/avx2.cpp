@@ -6,14 +6,16 @@
 #if defined(__x86_64__)
 #include <algorithm>
 #include <array>
-#include <utility>
 #include <vector>
 
 #include "layers/panels.h"
 #include "simd/avx2.h"
+#include "simd/dispatch.h"
 
 namespace liif {
 namespace {
+
+using namespace avx2;
 
 // Vectors of inputs in a panel at most: with one factor they fit into the 16 registers.
 constexpr int64_t kPanel = 8;
@@ -45,8 +47,8 @@ LIIF_AVX2 inline void transpose(__m256 (&x)[kLanes]) {
 
 // Eight rows and columns of dz, zero behind the last row, -> eight columns kTogether apart, and in `alive` of each a
 // bit from `first` on for each value that is not zero.
-LIIF_AVX2 inline void turn_eight(const float* dz, int64_t stride, int64_t rows, int64_t first, float* columns,
-                                 uint64_t* alive) {
+LIIF_AVX2 inline void transpose_eight(const float* dz, int64_t stride, int64_t rows, int64_t first, float* columns,
+                                      uint64_t* alive) {
     __m256 x[kLanes];
 #pragma GCC unroll 8
     for (int64_t i = 0; i < kLanes; ++i) {
@@ -56,19 +58,20 @@ LIIF_AVX2 inline void turn_eight(const float* dz, int64_t stride, int64_t rows, 
 #pragma GCC unroll 8
     for (int64_t i = 0; i < kLanes; ++i) {
         _mm256_store_ps(columns + i * kTogether, x[i]);
-        const uint64_t found = not_zero(_mm256_slli_epi32(_mm256_castps_si256(x[i]), 1));
+        const uint64_t found = nonzero_floats(_mm256_castps_si256(x[i]));
         alive[i] |= found << first;
     }
 }
 
 // dz [rows, out] -> columns [padded(out), kTogether], and of each a bit for each value that is not zero.
-LIIF_AVX2 void turn(const float* dz, int64_t stride, int64_t rows, int64_t out, float* columns, uint64_t* alive) {
+LIIF_AVX2 void transpose_rows(const float* dz, int64_t stride, int64_t rows, int64_t out, float* columns,
+                              uint64_t* alive) {
     std::fill_n(alive, padded(out), uint64_t{0});
     // A cache line of each row at a time: rows may stand a power of two apart, of which the cache keeps few.
     for (int64_t n = 0; n < out; n += kVector) {
         for (int64_t r = 0; r < rows; r += kLanes) {
             for (int64_t m = n; m < n + kVector; m += kLanes) {
-                turn_eight(dz + r * stride + m, stride, rows - r, r, columns + m * kTogether + r, alive + m);
+                transpose_eight(dz + r * stride + m, stride, rows - r, r, columns + m * kTogether + r, alive + m);
             }
         }
     }
@@ -105,14 +108,8 @@ LIIF_AVX2 void multiply(const float* columns, const uint64_t* alive, int64_t out
     }
 }
 
-using Multiply = void (*)(const float*, const uint64_t*, int64_t, const float*, float*);
-
-template <int... V>
-constexpr std::array<Multiply, kPanel> for_vectors(std::integer_sequence<int, V...>) {
-    return {multiply<V + 1>...};
-}
 // Of V vectors: kMultiply[V - 1].
-constexpr auto kMultiply = for_vectors(std::make_integer_sequence<int, kPanel>());
+constexpr auto kMultiply = table<kPanel>([](auto v) { return &multiply<v>; });
 
 class Avx2WeightGradient final : public WeightGradient {
   public:
@@ -131,7 +128,7 @@ class Avx2WeightGradient final : public WeightGradient {
         uint64_t* alive = reinterpret_cast<uint64_t*>(rows_of_h + kTogether * kPanel * kLanes);
         for (int64_t first = 0; first < tile.rows; first += kTogether) {
             const int64_t rows = std::min(kTogether, tile.rows - first);
-            turn(dz + first * dz_stride, dz_stride, rows, out_, columns, alive);
+            transpose_rows(dz + first * dz_stride, dz_stride, rows, out_, columns, alive);
             for (const Panel& panel : panels_) {
                 copy_panel(h + first * h_stride + panel.first, h_stride, rows, panel.vectors * kLanes, rows_of_h);
                 kMultiply[static_cast<size_t>(panel.vectors - 1)](columns, alive, out_, rows_of_h,

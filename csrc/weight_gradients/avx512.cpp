@@ -1,21 +1,20 @@
-// float32 weight gradients for AVX-512. As in layers/avx512.cpp, outputs whose dz is zero in a whole block of rows are
-// skipped: a block's rows of h stay in registers while its other outputs pass by.
+// float32 weight gradients for AVX-512. As in layers/skipping.inc.h, outputs whose dz is zero in a whole block of rows
+// are skipped: a block's rows of h stay in registers while its other outputs pass by.
 #include "weight_gradients/weight_gradient.h"
 
 #if defined(__x86_64__)
-#include <immintrin.h>
-
 #include <algorithm>
 #include <array>
-#include <utility>
 #include <vector>
 
 #include "layers/panels.h"
-
-#define LIIF_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
+#include "simd/avx512.h"
+#include "simd/dispatch.h"
 
 namespace liif {
 namespace {
+
+using namespace avx512;
 
 // As in layers/avx512.cpp: vectors of inputs in a panel at most.
 constexpr int kPanel = 3;
@@ -26,20 +25,17 @@ constexpr int64_t kSegment = 64;
 // Lists the outputs of one segment, from `first`, that are not zero in all rows; returns how many. Writes whole
 // vectors.
 LIIF_AVX512 int find_outputs(const float* dz, int64_t stride, int rows, int64_t first, int64_t end, int32_t* outputs) {
-    const __m512i no_sign = _mm512_set1_epi32(0x7FFFFFFF);
-    __m512i index = _mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(first)),
-                                     _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+    Bits index = add_bits(spread_bits(static_cast<int>(first)), lane_numbers());
     int count = 0;
     for (int64_t n = first; n < end; n += kVector) {
-        __m512i any = _mm512_setzero_si512();
+        Bits any = no_bits();
         for (int r = 0; r < rows; ++r) {
-            any = _mm512_or_si512(any, _mm512_loadu_si512(dz + r * stride + n));
+            any = either(any, load_bits(dz + r * stride + n));
         }
-        const auto inside = static_cast<__mmask16>(end - n >= kVector ? 0xFFFF : (1u << (end - n)) - 1);
-        const __mmask16 alive = _mm512_mask_test_epi32_mask(inside, any, no_sign);
-        _mm512_storeu_si512(outputs + count, _mm512_maskz_compress_epi32(alive, index));
+        const Mask alive = nonzero_floats(any) & first_lanes(end - n);
+        store_bits(outputs + count, to_front(alive, index));
         count += __builtin_popcount(alive);
-        index = _mm512_add_epi32(index, _mm512_set1_epi32(kVector));
+        index = add_bits(index, spread_bits(kVector));
     }
     return count;
 }
@@ -48,53 +44,41 @@ LIIF_AVX512 int find_outputs(const float* dz, int64_t stride, int rows, int64_t 
 template <int R, int V>
 LIIF_AVX512 void multiply(const float* dz, int64_t dz_stride, const int32_t* outputs, int count, const float* h,
                           int64_t h_stride, float* sum) {
-    __m512 value[R][V];
+    Vector value[R][V];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 3
         for (int v = 0; v < V; ++v) {
-            value[r][v] = _mm512_load_ps(h + r * h_stride + kVector * v);
+            value[r][v] = load(h + r * h_stride + kVector * v);
         }
     }
-    // As in layers/avx512.cpp: one addressing mode for each row.
-    int64_t one = dz_stride * static_cast<int64_t>(sizeof(float)), three = 3 * one, five = 5 * one, seven = 7 * one;
-    asm("" : "+r"(one), "+r"(three), "+r"(five), "+r"(seven));
-    const int64_t offsets[kBlockRows] = {0, one, 2 * one, three, 4 * one, five, 2 * three, seven};
+    const auto offsets = row_offsets<kBlockRows>(dz_stride * static_cast<int64_t>(sizeof(float)));
     for (int n = 0; n < count; ++n) {
         const int64_t i = outputs[n];
         const char* column = reinterpret_cast<const char*>(dz + i);
         asm("" : "+r"(column));
         float* to = sum + i * (V * kVector);
-        __m512 total[V];
+        Vector total[V];
 #pragma GCC unroll 3
         for (int v = 0; v < V; ++v) {
-            total[v] = _mm512_load_ps(to + kVector * v);
+            total[v] = load(to + kVector * v);
         }
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
-            const __m512 factor = _mm512_set1_ps(*reinterpret_cast<const float*>(column + offsets[r]));
+            const Vector factor = spread(*reinterpret_cast<const float*>(column + offsets[r]));
 #pragma GCC unroll 3
             for (int v = 0; v < V; ++v) {
-                total[v] = _mm512_fmadd_ps(factor, value[r][v], total[v]);
+                total[v] = fused(factor, value[r][v], total[v]);
             }
         }
 #pragma GCC unroll 3
         for (int v = 0; v < V; ++v) {
-            _mm512_store_ps(to + kVector * v, total[v]);
+            store(to + kVector * v, total[v]);
         }
     }
 }
 
-using Multiply = void (*)(const float*, int64_t, const int32_t*, int, const float*, int64_t, float*);
-
-template <int V, int... R>
-constexpr std::array<Multiply, kBlockRows> for_rows(std::integer_sequence<int, R...>) {
-    return {multiply<R + 1, V>...};
-}
-using Rows = std::make_integer_sequence<int, kBlockRows>;
-// Of V vectors and R rows: kMultiply[V - 1][R - 1].
-constexpr std::array<std::array<Multiply, kBlockRows>, kPanel> kMultiply = {for_rows<1>(Rows()), for_rows<2>(Rows()),
-                                                                            for_rows<3>(Rows())};
+constexpr auto kMultiply = table_of_rows<kBlockRows, kPanel>([](auto r, auto v) { return &multiply<r, v>; });
 
 class Avx512WeightGradient final : public WeightGradient {
   public:

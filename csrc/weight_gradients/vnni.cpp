@@ -7,11 +7,14 @@
 #include <vector>
 
 #include "layers/panels.h"
+#include "simd/avx512.h"
+#include "simd/dispatch.h"
 #include "simd/rows.h"
-#include "simd/vnni.h"
 
 namespace liif {
 namespace {
+
+using namespace avx512;
 
 constexpr float kLargest = 4095;
 static_assert(kTileRows * 4095 * 4095 <= 2147483647);
@@ -110,7 +113,7 @@ class VnniWeightGradient final : public WeightGradient {
                 const int64_t k = part.first + v * kVector;
                 quantise(rows, h + k, padded(in_), part.vectors * kVector, panel + v * kVector, h_scales + k);
             }
-            constexpr decltype(&multiply<1>) kMultiply[] = {multiply<1>, multiply<2>, multiply<3>};
+            constexpr auto kMultiply = table<kPanel>([](auto v) { return &multiply<v>; });
             for (int64_t n = 0; n < out_; n += kOutputs) {
                 const int64_t vector = n / kVector * kVector;
                 kMultiply[part.vectors - 1]((rows + 1) / 2, columns + vector * kPairs + (n - vector), dz_scales + n,

@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <string>
 
 #include "layers/layer.h"
 
@@ -22,10 +21,7 @@ class WeightGradient {
     virtual void collect(const float* sum, float* weight) const = 0;
 };
 
-// For the arithmetics of layer.h.
-std::unique_ptr<WeightGradient> make_weight_gradient(const std::string& arithmetic, int64_t in, int64_t out);
-
-// Behind make_weight_gradient; own kernels exist on x86-64 only.
+// Of each arithmetic (layers/arithmetic.h); own kernels exist on x86-64 only.
 std::unique_ptr<WeightGradient> make_mm_weight_gradient(int64_t in, int64_t out);
 std::unique_ptr<WeightGradient> make_avx512_weight_gradient(int64_t in, int64_t out);
 std::unique_ptr<WeightGradient> make_vnni_weight_gradient(int64_t in, int64_t out);

@@ -1,15 +1,11 @@
-// The turns of winograd.h, written once for any vectors. To be included in an anonymous namespace that has
-//   LIIF_TARGET  the functions' target attribute
-//   Vector, kWide  floats, and how many
-//   zeros(), spread(x), load(p), store(p, v), add(a, b), sub(a, b), mul(a, b), fused(a, b, c) = a * b + c rounded once
-//   larger(a, b)  where one is NaN, b
-//   keep(own, v)  v where own > 0 or NaN, else 0
+// The transforms of winograd.h, written once for any vectors. To be included in an anonymous namespace with the
+// primitives of one instruction set (simd/) and LIIF_TARGET, the functions' target attribute.
 
 LIIF_TARGET inline Vector times(float factor, Vector x) { return mul(spread(factor), x); }
 LIIF_TARGET inline Vector plus(Vector a, float factor, Vector b) { return fused(spread(factor), b, a); }
 
 // B^T x.
-LIIF_TARGET inline void turn_input(const Vector* x, Vector* y) {
+LIIF_TARGET inline void transform_input(const Vector* x, Vector* y) {
     const Vector a = plus(x[4], -4, x[2]), b = plus(x[3], -4, x[1]);
     const Vector c = sub(x[4], x[2]), d = times(2, sub(x[3], x[1]));
     y[0] = plus(plus(x[4], -5, x[2]), 4, x[0]);
@@ -21,7 +17,7 @@ LIIF_TARGET inline void turn_input(const Vector* x, Vector* y) {
 }
 
 // A^T x.
-LIIF_TARGET inline void turn_output(const Vector* x, Vector* y) {
+LIIF_TARGET inline void transform_output(const Vector* x, Vector* y) {
     const Vector a = add(x[1], x[2]), b = sub(x[1], x[2]);
     const Vector c = add(x[3], x[4]), d = sub(x[3], x[4]);
     y[0] = add(add(x[0], a), c);
@@ -30,8 +26,8 @@ LIIF_TARGET inline void turn_output(const Vector* x, Vector* y) {
     y[3] = add(plus(b, 8, d), x[5]);
 }
 
-// A x: the backward of turn_output.
-LIIF_TARGET inline void turn_gradient(const Vector* x, Vector* y) {
+// A x: the backward of transform_output.
+LIIF_TARGET inline void transform_gradient(const Vector* x, Vector* y) {
     const Vector a = add(x[0], x[2]), b = add(x[1], x[3]);
     const Vector c = plus(x[0], 4, x[2]), d = times(2, plus(x[1], 4, x[3]));
     y[0] = x[0];
@@ -55,14 +51,14 @@ void find_pixels(const Map& map, int64_t tile, int64_t first, const float* (&fou
     }
 }
 
-// Size x Size pixels from (first, first) of each tile, turned both ways.
-template <int64_t Size, int64_t first, void Turn(const Vector*, Vector*)>
-LIIF_TARGET void turn(const Map& map, int64_t begin, int64_t end, float* to) {
+// Size x Size pixels from (first, first) of each tile, transformed both ways.
+template <int64_t Size, int64_t first, void Transform(const Vector*, Vector*)>
+LIIF_TARGET void transform(const Map& map, int64_t begin, int64_t end, float* to) {
     const int64_t stride = point_stride(map.channels);
     for (int64_t tile = begin; tile < end; ++tile) {
         const float* from[Size][Size];
         find_pixels<Size>(map, tile, first, from);
-        for (int64_t channel = 0; channel < map.channels; channel += kWide) {
+        for (int64_t channel = 0; channel < map.channels; channel += kLanes) {
             Vector half[Size][kIn];
             for (int64_t x = 0; x < Size; ++x) {
                 Vector column[Size];
@@ -70,7 +66,7 @@ LIIF_TARGET void turn(const Map& map, int64_t begin, int64_t end, float* to) {
                 for (int64_t y = 0; y < Size; ++y) {
                     column[y] = from[y][x] ? load(from[y][x] + channel) : zeros();
                 }
-                Turn(column, half[x]);
+                Transform(column, half[x]);
             }
             float* place = to + (tile - begin) * map.channels + channel;
             for (int64_t y = 0; y < kIn; ++y) {
@@ -79,7 +75,7 @@ LIIF_TARGET void turn(const Map& map, int64_t begin, int64_t end, float* to) {
                 for (int64_t x = 0; x < Size; ++x) {
                     row[x] = half[x][y];
                 }
-                Turn(row, points);
+                Transform(row, points);
 #pragma GCC unroll 6
                 for (int64_t x = 0; x < kIn; ++x) {
                     store(place + (y * kIn + x) * stride, points[x]);
@@ -90,15 +86,15 @@ LIIF_TARGET void turn(const Map& map, int64_t begin, int64_t end, float* to) {
 }
 
 template <Finish finish>
-LIIF_TARGET void turn_back(const Map& map, int64_t begin, int64_t end, const float* from, const float* bias,
-                           const float* other) {
+LIIF_TARGET void transform_back(const Map& map, int64_t begin, int64_t end, const float* from, const float* bias,
+                                const float* other) {
     const int64_t stride = point_stride(map.channels);
     for (int64_t tile = begin; tile < end; ++tile) {
         const float* pixel[kOut][kOut];
         find_pixels<kOut>(map, tile, 0, pixel);
-        for (int64_t channel = 0; channel < map.channels; channel += kWide) {
+        for (int64_t channel = 0; channel < map.channels; channel += kLanes) {
             const float* place = from + (tile - begin) * map.channels + channel;
-            const Vector offset = bias ? load(bias + channel) : zeros(), zero = zeros();
+            const Vector offset = bias ? load(bias + channel) : zeros();
             Vector half[kIn][kOut];
             for (int64_t x = 0; x < kIn; ++x) {
                 Vector column[kIn];
@@ -106,7 +102,7 @@ LIIF_TARGET void turn_back(const Map& map, int64_t begin, int64_t end, const flo
                 for (int64_t y = 0; y < kIn; ++y) {
                     column[y] = load(place + (y * kIn + x) * stride);
                 }
-                turn_output(column, half[x]);
+                transform_output(column, half[x]);
             }
             for (int64_t y = 0; y < kOut; ++y) {
                 Vector row[kIn], pixels[kOut];
@@ -114,7 +110,7 @@ LIIF_TARGET void turn_back(const Map& map, int64_t begin, int64_t end, const flo
                 for (int64_t x = 0; x < kIn; ++x) {
                     row[x] = half[x][y];
                 }
-                turn_output(row, pixels);
+                transform_output(row, pixels);
 #pragma GCC unroll 4
                 for (int64_t x = 0; x < kOut; ++x) {
                     if (pixel[y][x]) {
@@ -122,11 +118,11 @@ LIIF_TARGET void turn_back(const Map& map, int64_t begin, int64_t end, const flo
                         const float* own = other + (to - map.values);
                         Vector value = add(pixels[x], offset);
                         if constexpr (finish == Finish::kRelu) {
-                            value = larger(zero, value);
+                            value = relu(value);
                         } else if constexpr (finish == Finish::kAdd) {
                             value = add(value, load(own));
                         } else if constexpr (finish == Finish::kSelect) {
-                            value = keep(load(own), value);
+                            value = where_positive(load(own), value);
                         }
                         store(to, value);
                     }
@@ -136,7 +132,7 @@ LIIF_TARGET void turn_back(const Map& map, int64_t begin, int64_t end, const flo
     }
 }
 
-constexpr Turns kOwnTurns = {
-    turn<kIn, -1, turn_input>,
-    turn<kOut, 0, turn_gradient>,
-    {turn_back<Finish::kNothing>, turn_back<Finish::kRelu>, turn_back<Finish::kAdd>, turn_back<Finish::kSelect>}};
+constexpr Transforms kOwnTransforms = {transform<kIn, -1, transform_input>,
+                                       transform<kOut, 0, transform_gradient>,
+                                       {transform_back<Finish::kNothing>, transform_back<Finish::kRelu>,
+                                        transform_back<Finish::kAdd>, transform_back<Finish::kSelect>}};

@@ -1,6 +1,6 @@
 // 3 x 3 convolutions with zero padding by Winograd's minimal filtering F(4 x 4, 3 x 3) (Lavin and Gray, 2016): a
-// quarter of the multiplications, for an error of a few more float32 digits. liif_fast/native/convolution.py turns the
-// kernels.
+// quarter of the multiplications, for an error of a few more float32 digits. liif_fast/native/convolution.py transforms
+// the kernels.
 #include "winograd/winograd.h"
 
 #include <ATen/Parallel.h>
@@ -14,10 +14,13 @@
 #include <atomic>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "arguments.h"
 #include "buffer.h"
+#include "cpu.h"
+#include "layers/arithmetic.h"
 #include "layers/layer.h"
 #include "simd/rows.h"
 #include "weight_gradients/weight_gradient.h"
@@ -37,10 +40,21 @@ void check_map(const at::Tensor& t, const char* name) {
                 "multiple of ", kVector, ", got ", t.sizes());
 }
 
-const Turns& available_turns() {
-    const Turns* turns = winograd_turns();
-    TORCH_CHECK(turns, "winograd: expected a processor with AVX-512, or with AVX2 and FMA");
-    return *turns;
+const Transforms& available_transforms() {
+    const Transforms* transforms = winograd_transforms();
+    TORCH_CHECK(transforms, "winograd: expected a processor with AVX-512, or with AVX2 and FMA");
+    return *transforms;
+}
+
+Finish find_finish(const std::string& name) {
+    constexpr std::pair<const char*, Finish> kNames[kFinishes] = {
+        {"", Finish::kNothing}, {"relu", Finish::kRelu}, {"add", Finish::kAdd}, {"select", Finish::kSelect}};
+    for (const auto& [known, finish] : kNames) {
+        if (name == known) {
+            return finish;
+        }
+    }
+    TORCH_CHECK(false, "finish: expected relu, add, select or nothing, got ", name);
 }
 
 // x [B, C, H, W], points [36, C, N] of the kernel, bias [N] -> [B, N, H, W], channels last. finish: "", "relu", or
@@ -63,37 +77,32 @@ at::Tensor cpu_winograd(const at::Tensor& x, const at::Tensor& points, const std
         TORCH_CHECK(other->sizes() == result.sizes(), "other: expected ", result.sizes(), ", got ", other->sizes());
         second = other->contiguous(kLayout);
     }
-    TORCH_CHECK(other.has_value() == (finish == "add" || finish == "select"),
+    const Finish last = find_finish(finish);
+    TORCH_CHECK(other.has_value() == (last == Finish::kAdd || last == Finish::kSelect),
                 "other: expected with add and select only");
-    TORCH_CHECK(finish.empty() || finish == "relu" || other, "finish: expected relu, add, select or nothing, got ",
-                finish);
-    const Turns& turns = available_turns();
-    const Finish last = finish == "relu"     ? Finish::kRelu
-                        : finish == "add"    ? Finish::kAdd
-                        : finish == "select" ? Finish::kSelect
-                                             : Finish::kNothing;
-    const auto turn_back = turns.output[static_cast<size_t>(last)];
+    const Transforms& transforms = available_transforms();
+    const auto transform_back = transforms.output[static_cast<size_t>(last)];
     const Map from = map_of(source, source.const_data_ptr<float>());
     const Map to = map_of(result, result.mutable_data_ptr<float>());
     const int64_t runs = (from.tiles + kTogether - 1) / kTogether;
     // Threads take the next run when they are ready, so that a slow or busy core does not hold up the others.
     std::atomic<int64_t> next{0};
     at::parallel_for(0, std::min<int64_t>(at::get_num_threads(), runs), 1, [&](int64_t, int64_t) {
-        const Buffer<float> turned(static_cast<size_t>(kPoints * point_stride(in)));
+        const Buffer<float> transformed(static_cast<size_t>(kPoints * point_stride(in)));
         const Buffer<float> products(static_cast<size_t>(kPoints * point_stride(out)));
         for (int64_t run = next++; run < runs; run = next++) {
             const int64_t begin = run * kTogether, end = std::min(begin + kTogether, from.tiles);
-            turns.input(from, begin, end, turned.get());
+            transforms.input(from, begin, end, transformed.get());
             for (int64_t point = 0; point < kPoints; ++point) {
                 for (int64_t n = 0; n < out; n += kColumns) {
                     at::native::cpublas::brgemm(end - begin, std::min(kColumns, out - n), in, in, out, out, false,
-                                                turned.get() + point * point_stride(in),
+                                                transformed.get() + point * point_stride(in),
                                                 kernel.const_data_ptr<float>() + point * in * out + n,
                                                 products.get() + point * point_stride(out) + n);
                 }
             }
-            turn_back(to, begin, end, products.get(), offset.defined() ? offset.const_data_ptr<float>() : nullptr,
-                      second.const_data_ptr<float>());
+            transform_back(to, begin, end, products.get(), offset.defined() ? offset.const_data_ptr<float>() : nullptr,
+                           second.const_data_ptr<float>());
         }
         at::native::cpublas::brgemm_release(false);
     });
@@ -110,16 +119,16 @@ std::tuple<at::Tensor, at::Tensor> cpu_winograd_weight(const at::Tensor& x, cons
     const int64_t in = x.size(1), out = grad.size(1);
     const at::Tensor source = x.contiguous(at::MemoryFormat::ChannelsLast);
     const at::Tensor given = grad.contiguous(at::MemoryFormat::ChannelsLast);
-    const Turns& turns = available_turns();
+    const Transforms& transforms = available_transforms();
     const Map from = map_of(source, source.const_data_ptr<float>()), by = map_of(given, given.const_data_ptr<float>());
     const int64_t runs = (from.tiles + kTogether - 1) / kTogether, threads = at::get_num_threads();
     const int64_t shares = std::max<int64_t>(1, std::min(threads, runs));
-    const auto products = make_weight_gradient(arithmetics("fp32").front(), out, in);
+    const auto products = make_weight_gradient(checked_arithmetic(arithmetics("fp32").front()), out, in);
     const at::Tensor sums = at::zeros({shares, kPoints, in, out}, x.options());
     const at::Tensor biases = at::zeros({shares, out}, x.options());
     std::atomic<int64_t> next{0};
     at::parallel_for(0, std::min(threads, shares), 1, [&](int64_t, int64_t) {
-        const Buffer<float> turned(static_cast<size_t>(kPoints * point_stride(in)));
+        const Buffer<float> transformed(static_cast<size_t>(kPoints * point_stride(in)));
         const Buffer<float> gradients(static_cast<size_t>(kPoints * point_stride(out)));
         const Buffer<char> scratch(products->scratch_bytes());
         for (int64_t share = next++; share < shares; share = next++) {
@@ -127,11 +136,11 @@ std::tuple<at::Tensor, at::Tensor> cpu_winograd_weight(const at::Tensor& x, cons
             float* bias = biases.mutable_data_ptr<float>() + share * out;
             for (int64_t run = runs * share / shares; run < runs * (share + 1) / shares; ++run) {
                 const int64_t begin = run * kTogether, end = std::min(begin + kTogether, from.tiles);
-                turns.input(from, begin, end, turned.get());
-                turns.gradient(by, begin, end, gradients.get());
+                transforms.input(from, begin, end, transformed.get());
+                transforms.gradient(by, begin, end, gradients.get());
                 const Tile rows = even_tile(end - begin, kBlockRows);
                 for (int64_t point = 0; point < kPoints; ++point) {
-                    products->add(rows, turned.get() + point * point_stride(in),
+                    products->add(rows, transformed.get() + point * point_stride(in),
                                   gradients.get() + point * point_stride(out), sum + point * in * out, scratch.get());
                 }
                 add_rows(gradients.get() + kSumPoint * point_stride(out), out, end - begin, out, bias);
@@ -151,17 +160,14 @@ std::tuple<at::Tensor, at::Tensor> cpu_winograd_weight(const at::Tensor& x, cons
 
 }  // namespace
 
-const Turns* winograd_turns() {
-    if (__builtin_cpu_supports("avx512f")) {
-        return &kTurnsAvx512;
-    }
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &kTurnsAvx2 : nullptr;
+const Transforms* winograd_transforms() {
+    return has_avx512() ? &kTransformsAvx512 : has_avx2() ? &kTransformsAvx2 : nullptr;
 }
 
 TORCH_LIBRARY_FRAGMENT(liif_fast, m) {
     m.def("cpu_winograd(Tensor x, Tensor points, Tensor? bias, str finish, Tensor? other) -> Tensor");
     m.def("cpu_winograd_weight(Tensor x, Tensor grad) -> (Tensor, Tensor)");
-    m.def("cpu_winograd_works() -> bool", []() { return winograd_turns() && brgemm_works(); });
+    m.def("cpu_winograd_works() -> bool", []() { return winograd_transforms() && brgemm_works(); });
 }
 
 TORCH_LIBRARY_IMPL(liif_fast, CPU, m) {

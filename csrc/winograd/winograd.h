@@ -1,6 +1,7 @@
-// What Winograd's convolutions (winograd.cpp) and their turns, which each instruction set has of its own, share.
+// What Winograd's convolutions (winograd.cpp) and their transforms, which each instruction set has of its own, share.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "layers/layer.h"
@@ -8,8 +9,8 @@
 namespace liif {
 
 constexpr int64_t kOut = 4, kIn = 6, kPoints = kIn * kIn;
-constexpr int64_t kTogether = 24;  // tiles: what they are turned into stays in the second-level cache
-constexpr int64_t kSumPoint = 7;   // where Turns::gradient adds up all pixels of a tile
+constexpr int64_t kTogether = 24;  // tiles: what they are transformed into stays in the second-level cache
+constexpr int64_t kSumPoint = 7;   // where Transforms::gradient adds up all pixels of a tile
 
 // A map of float32 pixels [batch, height, width, channels], cut into tiles of kOut x kOut.
 struct Map {
@@ -36,20 +37,21 @@ enum class Finish {
     kAdd,     // another map is added
     kSelect,  // zero where another map is not above zero (NaN is): the backward of kRelu
 };
+constexpr size_t kFinishes = 4;
 
 // Tiles [begin, end) of a map to and from [point][tile][channel].
-struct Turns {
+struct Transforms {
     void (*input)(const Map& map, int64_t begin, int64_t end, float* to);
     void (*gradient)(const Map& map, int64_t begin, int64_t end, float* to);  // of what `output` gives
     // Back to the pixels of `map`, plus the bias (null for none); `other` is laid out as the map. By Finish.
-    void (*output[4])(const Map& map, int64_t begin, int64_t end, const float* from, const float* bias,
-                      const float* other);
+    void (*output[kFinishes])(const Map& map, int64_t begin, int64_t end, const float* from, const float* bias,
+                              const float* other);
 };
 
 // Of the best instructions that this processor has; null where it has none of them.
-const Turns* winograd_turns();
+const Transforms* winograd_transforms();
 
-// Behind winograd_turns; on x86-64 only.
-extern const Turns kTurnsAvx512, kTurnsAvx2;
+// Behind winograd_transforms; on x86-64 only.
+extern const Transforms kTransformsAvx512, kTransformsAvx2;
 
 }  // namespace liif

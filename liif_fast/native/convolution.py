@@ -35,14 +35,14 @@ def _points() -> Tensor:
     return torch.kron(side, side).float()
 
 
-def _turn(kernel: Tensor) -> Tensor:
+def _transform(kernel: Tensor) -> Tensor:
     """[N, C, 3, 3] -> [36, C, N]."""
     outputs, channels = kernel.shape[:2]
     flat = kernel.permute(2, 3, 1, 0).reshape(9, channels * outputs)
     return (_points().to(kernel.device) @ flat).view(36, channels, outputs)
 
 
-def _turned_round(kernel: Tensor) -> Tensor:
+def _rotated(kernel: Tensor) -> Tensor:
     """The gradient of the input is a convolution of the result's with this kernel."""
     return kernel.flip(2, 3).transpose(0, 1)
 
@@ -51,7 +51,7 @@ def _winograd(
     x: Tensor, kernel: Tensor, bias: Tensor | None = None, finish: str = "", other: Tensor | None = None
 ) -> Tensor:
     """finish: "", "relu", "add" (`other`), or "select" (where `other` is above zero)."""
-    found: Tensor = torch.ops.liif_fast.cpu_winograd(x, _turn(kernel), bias, finish, other)
+    found: Tensor = torch.ops.liif_fast.cpu_winograd(x, _transform(kernel), bias, finish, other)
     return found
 
 
@@ -97,7 +97,7 @@ def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Te
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, kernel = ctx.saved_tensors
-    d_x = convolve(grad, _turned_round(kernel), None) if ctx.needs_input_grad[0] else None
+    d_x = convolve(grad, _rotated(kernel), None) if ctx.needs_input_grad[0] else None
     d_kernel, d_bias = None, None
     if ctx.needs_input_grad[1]:
         d_kernel, d_bias = convolve_weight(x, grad)
@@ -132,9 +132,9 @@ def residual_block_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradients of residual_block's arguments from that of its first result."""
     d_second, d_second_bias = _winograd_weight(h, grad)
-    d_h = _winograd(grad, _turned_round(second), None, "select", h)
+    d_h = _winograd(grad, _rotated(second), None, "select", h)
     d_first, d_first_bias = _winograd_weight(x, d_h)
-    return _winograd(d_h, _turned_round(first), None, "add", grad), d_first, d_first_bias, d_second, d_second_bias
+    return _winograd(d_h, _rotated(first), None, "add", grad), d_first, d_first_bias, d_second, d_second_bias
 
 
 @residual_block_backward.register_fake
