@@ -26,7 +26,12 @@ class ImageError(LiifError, ValueError):
     """A file does not hold a picture that this package can read, or cannot be written."""
 
 
+def one_line(error: BaseException | Warning | str) -> str:
+    """What a library says of an error, on one line; the error's type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def suggestion(got: str, known: Iterable[str]) -> str:
-    """The end of a message about a wrong name: `; did you mean 'repeat'?`, empty when nothing known is near."""
+    """Return the end of a message about a wrong name, `; did you mean 'repeat'?`; it is empty when no name is near."""
     near = get_close_matches(str(got), list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,4 +1,4 @@
-"""Writing files, where a reader sees the old file or the whole new one, never a part; and telling files apart."""
+"""Atomic writing (a reader sees the old file or the whole new one, never a part), and digests of files."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from typing import NamedTuple
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary name beside `path`; what is written there takes the place of `path` if the block ends well.
+    """Yield a temporary name beside `path`; what is written there replaces `path` if the block ends without an error.
 
-    What is written may be a file or a folder. On any error, and on an interrupt, it is removed and `path` left as it
-    was. The suffix of `path` is kept, for writers that choose the format by it. Several writers, threads or machines,
-    do not meet: the last one to end stays.
+    The block may write a file or a folder. On any error, and on an interrupt, it is removed and `path` stays as it
+    was. The temporary name keeps the suffix of `path`, for writers that choose the format by it. Several writers
+    (threads, processes, machines) do not disturb each other: the last one to end wins.
     """
     target = Path(path)
     temporary = _beside(target)
     try:
         yield temporary
-        put(temporary, target)
+        replace(temporary, target)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
@@ -32,19 +32,19 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def put(made: Path, target: Path) -> None:
-    """Give a whole file or folder, beside `target`, that name in place of what has it.
+def replace(new: Path, target: Path) -> None:
+    """Rename a complete file or folder that lies beside `target` to `target`, in place of what has that name.
 
-    Raises OSError; FileNotFoundError also where another process has given `made` its name meanwhile.
+    Raises OSError; FileNotFoundError also where another process has renamed `new` meanwhile.
     """
-    if not (made.is_dir() and target.is_dir()):
-        os.replace(made, target)
+    if not (new.is_dir() and target.is_dir()):
+        os.replace(new, target)
         return
-    # A folder takes the place of an empty one only, so the old one steps aside first.
+    # A folder can replace an empty folder only, so the old one is renamed first.
     old = _beside(target)
     os.replace(target, old)
     try:
-        os.replace(made, target)
+        os.replace(new, target)
     except BaseException:
         if target.exists():  # another process has been quicker
             shutil.rmtree(old)
@@ -54,8 +54,8 @@ def put(made: Path, target: Path) -> None:
     shutil.rmtree(old)
 
 
-def take(source: Path, target: Path) -> None:
-    """Have a file under a second name too, where another process may be doing the same; a copy if need be."""
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, by a hard link or else a copy; another process may be doing the same."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f"{target.name}.{secrets.token_hex(8)}.partial")
     try:
@@ -73,16 +73,16 @@ def _beside(target: Path) -> Path:
 
 
 class Digest(NamedTuple):
-    """What a file holds: its size in bytes, and the SHA-256 of that."""
+    """The size of a file in bytes, and the SHA-256 of its content."""
 
     size: int
     sha256: str
 
 
 def digest(path: str | os.PathLike[str], names: Sequence[str] | None = None) -> Digest:
-    """The digest of a file; of a folder, that of the names and digests of all files in it. Raises OSError.
+    """Return the digest of a file; that of a folder covers the names and digests of all files in it. Raises OSError.
 
-    names: only these files of a folder.
+    names: the files of a folder that count; None for all of them.
     """
     path = Path(path)
     hashed, size = hashlib.sha256(), 0

@@ -1,7 +1,7 @@
-"""A large zarr in boxes, each an item of its own: it can be shared by machines, and resumed in its middle.
+"""Large zarr results are split into boxes, each an item: machines can share one result, and a run can resume in it.
 
-The boxes of a result are made in a folder beside it (`Manifest.store`), which gets the result's name when all of them
-are there. A box counts as made when the record says so and its files are as the record says.
+The boxes of a result are made in a folder beside it (`Manifest.store`), which is renamed to the result when all boxes
+are there. A box counts as made when the manifest has an entry of it and its files have the digest of that entry.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from liif_fast import files, image
 from liif_fast.batch.conversion import Settings
 from liif_fast.batch.manifest import Manifest
 from liif_fast.batch.plan import Item
-from liif_fast.batch.runner import Count, Outcome
+from liif_fast.batch.runner import BoxCount, Outcome
 from liif_fast.batch.streaming import TILE, part_files, staying
 from liif_fast.box import Box, Part
 from liif_fast.errors import LiifError
@@ -26,7 +26,7 @@ SIDE = 8192  # output pixels: two cores make such a square of x2 in ten minutes
 
 
 def boxes(size: tuple[int, int]) -> list[Box]:
-    """A result of size (H, W) in boxes of whole chunks, SIDE x SIDE pixels at most; one where that is all it has."""
+    """Split a result of size (H, W) into boxes of whole chunks, at most SIDE x SIDE pixels each."""
     if size[0] * size[1] <= SIDE**2:
         return [Box(0, 0, *size)]
     height, width = size
@@ -39,14 +39,14 @@ def boxes(size: tuple[int, int]) -> list[Box]:
 
 
 def divide(items: Sequence[Item], settings: Settings) -> list[Item]:
-    """The plan with an item for each box of a large zarr; all else stays as it is.
+    """Return the plan with an item for each box of a large zarr; all other items stay as they are.
 
-    It follows from the settings and from what the files say of their size, so that all processes make the same plan.
+    The boxes depend on the settings and on the sizes that the files state only, so all processes make the same plan.
     """
-    return [part for item in items for part in _divided(item, settings)]
+    return [part for item in items for part in _split(item, settings)]
 
 
-def _divided(item: Item, settings: Settings) -> list[Item]:
+def _split(item: Item, settings: Settings) -> list[Item]:
     if item.output.suffix.lower() != ".zarr":
         return [item]
     try:
@@ -54,21 +54,24 @@ def _divided(item: Item, settings: Settings) -> list[Item]:
         width, height = image.stated_size(item.source, trusted=settings.force) if opened is None else opened.size
         box = tiling.target((height, width), **settings.target()).box
     except LiifError:
-        # What is wrong is told when the item is made.
+        # The error is reported when the item is made.
         return [item]
     size = box.height, box.width
-    found = boxes(size)
-    return [item] if len(found) == 1 else [item._replace(part=Part(box, size)) for box in found]
+    whole = item._replace(part=Part(Box(0, 0, *size), size))
+    parts = all_boxes(whole)
+    return [item] if len(parts) == 1 else parts
 
 
-def together(item: Item) -> list[Item]:
-    """The items of all boxes of an item's result."""
+def all_boxes(item: Item) -> list[Item]:
+    """Return the items of all boxes of the result that the item is a part of."""
     assert item.part is not None
-    return [item._replace(part=Part(box, item.part.size)) for box in boxes(item.part.size)]
+    size = item.part.size
+    found = boxes(size)
+    return [item._replace(part=Part(box, size), number=number, of=len(found)) for number, box in enumerate(found, 1)]
 
 
 class Gathering:
-    """Reports a picture in boxes as one, when the last of them in a plan is through, and puts it in its place.
+    """Joins the outcomes of a picture's boxes into one, when the last of them has come, and publishes the result.
 
     items: the plan. report: called with one outcome for each picture.
     """
@@ -79,7 +82,7 @@ class Gathering:
         self.found: dict[Path, list[Outcome]] = {}
 
     def __call__(self, outcome: Outcome) -> None:
-        """An item's outcome."""
+        """Take the outcome of one item."""
         if outcome.item.part is None:
             self.report(outcome)
             return
@@ -91,10 +94,10 @@ class Gathering:
 
     def _joined(self, outcomes: Sequence[Outcome]) -> Outcome:
         first = next((outcome for outcome in outcomes if outcome.error is not None), outcomes[0])
-        everything = together(first.item)
+        everything = all_boxes(first.item)
         skipped = sum(outcome.skipped for outcome in outcomes)
         joined = Outcome(
-            first.item._replace(part=None),
+            first.item._replace(part=None, number=1, of=1),
             first.error,
             first.defect,
             size=first.size,
@@ -109,25 +112,25 @@ class Gathering:
             source = joined.item.source
             try:
                 whole = publish(everything, self.manifest)
-                joined.boxes = Count(len(outcomes) - skipped, skipped, len(everything), whole)
+                joined.boxes = BoxCount(len(outcomes) - skipped, skipped, len(everything), whole)
                 if not whole and len(outcomes) == len(everything):
-                    joined.error = f"{source}: has changed, or its result has, in the meantime; pass --resume to go on"
+                    joined.error = f"{source}: the file, or its result, has changed meanwhile; pass --resume to go on"
             except LiifError as error:
                 joined.error = f"{source}: {error}"
             except OSError as error:
-                joined.error = f"{source}: {joined.item.output} cannot be put in its place: {error.strerror}"
+                joined.error = f"{source}: {joined.item.output} cannot be renamed to its final name: {error.strerror}"
         return joined
 
 
 def publish(items: Sequence[Item], manifest: Manifest) -> bool:
-    """Give the store of a result in boxes its name if all of them are there; whether they are there under its name.
+    """Rename the store of a result in boxes to the result if all boxes are there; say whether the result is complete.
 
-    items: those of all its boxes. Several processes may do it at once. Raises OSError.
+    items: those of all its boxes. Several processes may call this at once. Raises OSError.
     """
-    if not all(manifest.recorded(one) for one in items):
+    if not all(manifest.has_entry(one) for one in items):
         return False
     item, output = items[0], items[0].output
-    with manifest.alone():
+    with manifest.exclusive():
         source = files.digest(item.source)
         store = manifest.store(item, source)
         try:
@@ -136,23 +139,23 @@ def publish(items: Sequence[Item], manifest: Manifest) -> bool:
                 if not all(manifest.complete(one, source, output) for one in missing):
                     return False
                 if len(missing) < len(items):
-                    # Of a result that was damaged the sound boxes are still under its name.
-                    _take(missing, output, store)
+                    # The sound boxes of a result that was damaged are still in the result itself.
+                    _complete_store(missing, output, store)
             if len(missing) < len(items):
                 manifest.begin(item._replace(part=None))
-                files.put(store, output)
+                files.replace(store, output)
         except FileNotFoundError:
-            # Nothing was to be made; or another process has been quicker, where locks are not to be had.
+            # There was nothing to make, or another process was quicker on a file system without locks.
             return output.exists()
         for stale in manifest.stores(output):
             shutil.rmtree(stale, ignore_errors=True)
     return True
 
 
-def _take(items: Sequence[Item], output: Path, store: Path) -> None:
-    """Complete a store by boxes of another; what writers that were killed have left in it is removed."""
+def _complete_store(items: Sequence[Item], output: Path, store: Path) -> None:
+    """Complete a store by the items' boxes from `output`; remove what killed writers left in it."""
     for name in (name for item in items if item.part for name in part_files(item.part.box)):
         if (output / name).is_file():
-            files.take(output / name, store / name)
+            files.link_or_copy(output / name, store / name)
     for rest in store.rglob("*.partial"):
         rest.unlink(missing_ok=True)

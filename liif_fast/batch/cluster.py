@@ -1,4 +1,4 @@
-"""A plan on Ray: actors that hold the model, on one machine or a cluster that shares a disk."""
+"""Making a plan on Ray: actors that hold the model, on one machine or on a cluster that shares a disk."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from liif_fast.batch.conversion import Converter, Settings
 from liif_fast.batch.manifest import Manifest
 from liif_fast.batch.plan import Item
 from liif_fast.batch.runner import Outcome, Runner
-from liif_fast.errors import LiifError, UsageError
+from liif_fast.errors import LiifError, UsageError, one_line
 
-CORES = 4  # processor cores of an actor without a GPU, where a machine has so many
-AT_ONCE = 3  # pictures in one actor: one is read, one computed, one written
-ATTEMPTS = 3  # an item during which the actor was killed so often is given up
-# Asked for before Ray is imported: no statistics sent, no warnings about GPUs that are not given to an actor.
+CORES = 4  # processor cores of an actor without a GPU, where a machine has that many
+AT_ONCE = 3  # pictures in one actor: one is being read, one computed, one written
+ATTEMPTS = 3  # an item whose actor was killed this often is given up
+# Set before Ray is imported: send no statistics, and do not warn about GPUs that no actor gets.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
-OBJECTS = 100 * 2**20  # bytes of memory that a Ray of our own has for objects: pictures do not go through it
+OBJECTS = 100 * 2**20  # bytes of object memory of a Ray that is started here: no picture goes through it
 
 
 class Orders(NamedTuple):
-    """What every actor is told. folder, run, resume: of its `Manifest`; cwd: what relative names start from."""
+    """What every actor gets. folder, run, resume: those of its `Manifest`; cwd: the folder of relative names."""
 
     settings: Settings
     folder: Path
@@ -41,7 +41,7 @@ class Orders(NamedTuple):
 
 
 class Actor:
-    """Makes items, with a model loaded once and a record file of its own; called from several threads."""
+    """Makes items with a model that is loaded once and a manifest file of its own; several threads call it."""
 
     def __init__(self, orders: Orders) -> None:
         self.outcomes = threading.local()
@@ -57,11 +57,11 @@ class Actor:
             self.error = f"{error.filename}: expected on every machine of the cluster: {error.strerror}"
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """row: number of an item, and the item, pickled. Returns its number and its outcome, pickled."""
+        """Make the item of a row (its number, and the item pickled); return the number and the pickled outcome."""
         return {"number": row["number"], "outcome": pickle.dumps(self.outcome(pickle.loads(row["item"])))}
 
     def outcome(self, item: Item) -> Outcome:
-        """What became of the item."""
+        """Make the item and return its outcome."""
         error = self.error
         if not error and self.manifest.attempts(item) >= ATTEMPTS:
             error = f"its process was killed {ATTEMPTS} times; out of memory?"
@@ -82,14 +82,14 @@ def run(
     address: str = "",
     cores: float | None = None,
 ) -> None:
-    """Make the items with one actor for each GPU of the cluster, or for every so many cores where it has none.
+    """Make the items with one actor for each GPU of the cluster, or for every `cores` cores where it has no GPU.
 
-    report: called with each picture's outcome as it comes, with those that failed at the end, in the plan's order.
-    address: of a cluster; "" for that of the variable RAY_ADDRESS, else for Ray on this machine alone.
-    cores: of each actor, less than 1 for several on a core; 4 by default.
+    report: called with each picture's outcome as it comes; failures come last, in the plan's order. address: that of
+    a cluster; "" for the variable RAY_ADDRESS, else for a Ray on this machine only. cores: those of each actor, below
+    1 for several actors on a core; 4 by default.
 
-    An item whose actor is killed goes to another, which goes by the record of what is done. Raises LiifError when Ray
-    is missing or cannot be reached, and for a model that cannot be read or cannot do what is asked for.
+    An item whose actor is killed goes to another actor, which consults the manifest. Raises LiifError when Ray is
+    missing or cannot be reached, and for a model that cannot be read or cannot do what the settings ask for.
     """
     orders.settings.check()
     orders.settings.load("cpu")
@@ -124,9 +124,9 @@ def run(
 
 
 def _dataset(ray: Any, items: Sequence[Item], orders: Orders, cores: float | None) -> Any:
-    given = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     resources, actors = share_out(
-        given, cores, gpus=orders.settings.device is None and orders.settings.backend != "cpu"
+        machines, cores, gpus=orders.settings.device is None and orders.settings.backend != "cpu"
     )
     rows = [{"number": number, "item": pickle.dumps(item)} for number, item in enumerate(items)]
     actors = max(1, min(actors, len(items)))
@@ -138,7 +138,7 @@ def _dataset(ray: Any, items: Sequence[Item], orders: Orders, cores: float | Non
         max_concurrent_calls_per_actor=AT_ONCE,
         enable_true_multi_threading=True,
     )
-    # A block for each item, so that what is done again is one item.
+    # One block for each item, so that only one item is done again after a failure.
     return ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         Actor,
         fn_constructor_args=(orders,),
@@ -150,7 +150,7 @@ def _dataset(ray: Any, items: Sequence[Item], orders: Orders, cores: float | Non
 def share_out(
     machines: Sequence[dict[str, float]], cores: float | None, gpus: bool = True
 ) -> tuple[dict[str, float], int]:
-    """(what an actor needs, how many there can be) on machines with so many "CPU" and "GPU"."""
+    """Return (resources of an actor, number of actors) for machines with these numbers of "CPU" and "GPU"."""
     most = max((machine.get("CPU", 0.0) for machine in machines), default=0.0)
     if gpus and any(machine.get("GPU", 0) >= 1 for machine in machines):
         resources = {"num_cpus": cores or 1.0, "num_gpus": 1.0}
@@ -170,7 +170,7 @@ def share_out(
 
 @contextmanager
 def connected(address: str) -> Iterator[Any]:
-    """Ray, ready for work; what is started here is ended here."""
+    """Yield Ray, connected; a Ray that is started here is shut down at the end."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
@@ -188,14 +188,15 @@ def connected(address: str) -> Iterator[Any]:
             with _hushed():
                 ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
         except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-            reason = " ".join(str(error).split())
-            raise LiifError(f"--ray: expected a cluster at {address!r}, got no connection: {reason}") from error
+            raise LiifError(
+                f"--ray: expected a cluster at {address!r}, got no connection: {one_line(error)}"
+            ) from error
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     try:
-        # Ray tells of killed processes on the standard output.
+        # Ray reports killed processes on the standard output.
         with redirect_stdout(sys.stderr):
             yield ray
     finally:
@@ -205,7 +206,7 @@ def connected(address: str) -> Iterator[Any]:
 
 @contextmanager
 def _hushed() -> Iterator[None]:
-    """Keeps what Ray's own libraries print on the standard error away; what goes wrong there is raised as well."""
+    """Discard what Ray's libraries print on the standard error; what goes wrong there is raised as well."""
     before = os.dup(2)
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)

@@ -1,15 +1,16 @@
-"""The pictures that a command names: files, folders, patterns."""
+"""Finding the pictures that a command names by files, folders and patterns."""
 
 from __future__ import annotations
 
 import glob
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from liif_fast.batch.manifest import FOLDER as RECORD
+from liif_fast.batch.plan import MANIFEST_FOLDER
 from liif_fast.errors import UsageError
 from liif_fast.image import FORMATS
 
@@ -19,9 +20,10 @@ _MAGIC = re.compile(r"[*?[]")
 
 
 class Found(NamedTuple):
-    """A picture file; relative: its place below the folder, or the fixed part of the pattern, that it was found by.
+    """A picture file.
 
-    folder: that folder, None for a file that was named.
+    relative: its path below the folder, or below the fixed part of the pattern, by which it was found. folder: that
+    folder, None for a file that was named.
     """
 
     path: Path
@@ -30,12 +32,12 @@ class Found(NamedTuple):
 
 
 def find(names: Sequence[str], recursive: bool = False, leave_out: Path | None = None) -> list[Found]:
-    """The files that names stand for, in order, each once.
+    """Return the files that the names stand for, in order, each once.
 
     A folder stands for the pictures in it, with recursive also for those in its whole tree; a name with `*`, `?` or
     `[` for the files that match (`**` for any folders), unless there is a file of that very name. In a tree, hidden
     files and folders are left out, links to folders are not followed, and folders of results (leave_out, and those
-    with a record of what is done) are passed by.
+    with a manifest) are skipped.
 
     Raises UsageError for a pattern that nothing matches, a folder that cannot be read, and when all names are folders
     without a picture (among other names such a folder stands for itself, to be reported with the failures).
@@ -77,11 +79,11 @@ def _tree(root: Path, recursive: bool, leave_out: Path | None) -> Iterator[Found
 
 def _matches(pattern: str, leave_out: Path | None) -> Iterator[Found]:
     parts = Path(pattern).parts
-    fixed = Path(*_before(lambda part: bool(_MAGIC.search(part)), parts))
+    fixed = Path(*takewhile(lambda part: not _MAGIC.search(part), parts))
     # `*.jpg` names a kind of file; `*` does not, and means the pictures.
-    wanted = _shown if re.search(r"\.\w+$", pattern) else _is_picture
+    accepts = _shown if re.search(r"\.\w+$", pattern) else _is_picture
     paths = sorted(Path(match) for match in glob.glob(pattern, recursive=True))
-    chosen = [path for path in paths if (path.is_file() or _is_zarr(path.name)) and wanted(path.name)]
+    chosen = [path for path in paths if (path.is_file() or _is_zarr(path.name)) and accepts(path.name)]
     chosen = [path for path in chosen if not any(_has_results(above, leave_out) for above in _below(fixed, path))]
     if not chosen:
         raise UsageError(f"{pattern}: expected a picture's name or a pattern, got one that no picture matches")
@@ -89,15 +91,8 @@ def _matches(pattern: str, leave_out: Path | None) -> Iterator[Found]:
 
 
 def _below(root: Path, path: Path) -> list[Path]:
-    """The folders between root and the file path in its tree, without root."""
+    """Return the folders between root and the file path in its tree, without root."""
     return [root / above for above in path.relative_to(root).parents[:-1]]
-
-
-def _before(end: Callable[[str], bool], parts: Iterable[str]) -> Iterator[str]:
-    for part in parts:
-        if end(part):
-            return
-        yield part
 
 
 def _shown(name: str) -> bool:
@@ -115,4 +110,4 @@ def _is_picture(name: str) -> bool:
 
 def _has_results(folder: Path, leave_out: Path | None) -> bool:
     same = leave_out is not None and leave_out.exists() and folder.samefile(leave_out)
-    return same or (folder / RECORD).exists()
+    return same or (folder / MANIFEST_FOLDER).exists()

@@ -1,4 +1,4 @@
-"""What is known of the results in a folder: which are whole, made of what and how."""
+"""The manifest of a folder of results: which of them are complete, and from which source and settings they came."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from liif_fast.batch.plan import Item
+from liif_fast.batch.plan import MANIFEST_FOLDER, Item
 from liif_fast.errors import LiifError
 from liif_fast.files import Digest, digest
 
-FOLDER = ".liif-fast"
 HEX = "[0-9a-f]" * 16
-Key = tuple[str, tuple[int, ...]]  # an item's: its output's name, the box of its part or nothing
+Key = tuple[str, tuple[int, ...]]  # of an item: the name of its output, and the box of its part or ()
 
 
 class Entry(NamedTuple):
-    """A result that was whole: its file, the settings' identity, source and result as they were, (width, height).
+    """A result that was complete once.
 
-    Of a part of a result: where it was made, its own files, and the size of the whole.
+    file: where it was written; for a part of a result, the folder in which the parts were made. settings: identity of
+    the settings. source, result: digests as they were then; for a part, that of its own files. size: (width, height)
+    of the whole result.
     """
 
     file: Path
@@ -39,16 +40,16 @@ class Entry(NamedTuple):
 
 
 class Manifest:
-    """The record of the results below `folder`, in folder/FOLDER: JSON lines, a file for each process that writes.
+    """The manifest of the results below `folder`: JSON lines in folder/MANIFEST_FOLDER, one file for each process.
 
-    A line is written before a result is made (`begin`) and one after it is whole (`finish`). Nobody writes into
-    another's file, so no lock or server is needed, on a shared disk neither; what others write is read as it grows.
-    A line that was cut off is not read. Whether a result is complete is asked of the files themselves: an entry counts
-    while source and result have the size and hash that it states.
+    A line is written before a result is made (`begin`) and another when it is complete (`finish`). A process writes
+    into its own file only, so that no lock or server is needed, also on a shared disk; it reads what others write as
+    their files grow, and ignores a line that was cut off. The files themselves decide whether a result is complete:
+    an entry counts while source and result have the size and the hash that it states.
 
-    settings: identity of what the results are made with. run: names the files of processes that belong together.
-    everything: what earlier and other runs have recorded counts too; otherwise this run's own alone. Parts of results
-    count always, whoever has made them: together they are one result.
+    settings: identity of the settings that the results are made with. run: a name that the files of processes of one
+    run share. everything: entries of earlier and other runs count too; otherwise those of this run only. Entries of
+    parts always count, whichever run made them, because the parts make up one result.
     """
 
     def __init__(self, folder: Path, settings: str, run: str | None = None, everything: bool = True) -> None:
@@ -63,14 +64,14 @@ class Manifest:
         self._attempts: Counter[Key] = Counter()
         self._entries: dict[Key, list[Entry]] = {}
 
-    # -- what is done -----------------------------------------------------------------------------------------------
+    # -- what is complete ---------------------------------------------------------------------------------------------
 
     def complete(self, item: Item, source: Digest | None, place: Path | None = None) -> Entry | None:
-        """The entry that says how the item's output was made, if that is what would be made again.
+        """Return the entry of the item's output if making it again would give the same; None otherwise.
 
-        source: the item's, as it is. place: of a part, the store to look in; None for both where it may be.
+        source: digest of the item's source now. place: for a part, the store to look in; None for both possible ones.
         """
-        for entry in self._recorded(item):
+        for entry in self._entries_of(item):
             if entry.source == source:
                 for file in self._places(item, entry) if place is None else (place,):
                     with suppress(OSError):
@@ -78,39 +79,39 @@ class Manifest:
                             return entry._replace(file=file)
         return None
 
-    def recorded(self, item: Item) -> bool:
-        """Whether there is an entry of the item made with these settings: a cheap question before `complete`."""
-        return bool(self._recorded(item))
+    def has_entry(self, item: Item) -> bool:
+        """Say whether there is an entry of the item with these settings: a cheap question before `complete`."""
+        return bool(self._entries_of(item))
 
-    def _recorded(self, item: Item) -> list[Entry]:
-        self._catch_up()
+    def _entries_of(self, item: Item) -> list[Entry]:
+        self._read_new_lines()
         return [entry for entry in self._entries.get(self._key(item), ()) if entry.settings == self.settings]
 
     def _places(self, item: Item, entry: Entry) -> tuple[Path, ...]:
         return (self.folder / entry.file,) if item.part is None else (self.store(item, entry.source), item.output)
 
-    def known(self, item: Item) -> bool:
-        """Whether the item's output was begun by a run that counts, so that it is no file of someone else's."""
+    def was_begun(self, item: Item) -> bool:
+        """Say whether a run that counts began the item's output, so that the file there does not belong to others."""
         return self._name(item.output) in self._begun
 
     def store(self, item: Item, source: Digest | None) -> Path:
-        """The folder in which the parts of a result are made, of this source with these settings; for all processes."""
+        """Return the folder in which all processes make the parts of this result, from this source and settings."""
         key = hashlib.sha256(json.dumps([self.settings, source]).encode()).hexdigest()[:16]
         return item.output.with_name(f".{item.output.stem}.{key}.boxes{item.output.suffix}")
 
     def stores(self, output: Path) -> list[Path]:
-        """All such folders that there are of an output, also of other settings and of its source as it was."""
+        """Return all existing `store` folders of an output, also those of other settings and of an earlier source."""
         return list(output.parent.glob(f".{glob.escape(output.stem)}.{HEX}.boxes{glob.escape(output.suffix)}"))
 
     def attempts(self, item: Item) -> int:
-        """How often this run has begun the item without an end."""
-        self._catch_up()
+        """Return how often this run began the item without finishing it."""
+        self._read_new_lines()
         return self._attempts[self._key(item)]
 
-    # -- what is being done -----------------------------------------------------------------------------------------
+    # -- what is being made -------------------------------------------------------------------------------------------
 
     def begin(self, item: Item) -> None:
-        """To be called before anything is written for the item; makes its output's folder."""
+        """Note that the item is begun, before anything is written for it, and make the folder of its output."""
         try:
             item.output.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -119,7 +120,7 @@ class Manifest:
         self._write({**self._named(item), "begun": True})
 
     def finish(self, item: Item, source: Digest, file: Path, size: tuple[int, int]) -> None:
-        """To be called when the output, or the part in `file`, is whole. source: as it was before it was read."""
+        """Note that the output, or the part in `file`, is complete. source: its digest before it was read."""
         try:
             result = _digest(item, file)
         except OSError as error:
@@ -146,48 +147,48 @@ class Manifest:
     def _name(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
 
-    def _write(self, record: dict[str, Any]) -> None:
-        place = self.folder / FOLDER
+    def _write(self, entry: dict[str, Any]) -> None:
+        place = self.folder / MANIFEST_FOLDER
         try:
             if self._own is None:
                 place.mkdir(exist_ok=True)
                 self._own = (place / f"{self.run}-{secrets.token_hex(8)}.jsonl").open("ab", buffering=0)
                 _lock(self._own, wait=True)
-            line = json.dumps(record).encode() + b"\n"
+            line = json.dumps(entry).encode() + b"\n"
             if self._own.write(line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            if "box" in record:
+            if "box" in entry:
                 # Whoever makes the last part of a result must see the others', over the network too.
                 os.fsync(self._own)
         except OSError as error:
             # Nothing is written behind a line that was cut off.
             self.close()
-            raise LiifError(f"{place}: the record of what is done cannot be written: {error.strerror}") from error
+            raise LiifError(f"{place}: the manifest cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
-        """Let go of this process's file, as its end does; what it has begun is then taken for given up."""
+        """Close and unlock this process's file; results that it has begun then count as abandoned."""
         if self._own is not None:
             self._own.close()
             self._own = None
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """No other process is in here at the same time, where locks are to be had."""
-        with open(self.folder / FOLDER / "lock", "ab") as file:
+    def exclusive(self) -> Iterator[None]:
+        """Keep all other processes out of this block, where the file system has locks."""
+        with open(self.folder / MANIFEST_FOLDER / "lock", "ab") as file:
             _lock(file, wait=True)
             yield
 
-    # -- what others did --------------------------------------------------------------------------------------------
+    # -- what others have done ----------------------------------------------------------------------------------------
 
-    def _catch_up(self) -> None:
+    def _read_new_lines(self) -> None:
         try:
             with self._reading:
-                self._read_on()
+                self._read_files()
         except OSError as error:
-            raise LiifError(f"{error.filename}: the record of what is done cannot be read: {error.strerror}") from error
+            raise LiifError(f"{error.filename}: the manifest cannot be read: {error.strerror}") from error
 
-    def _read_on(self) -> None:
-        for path in (self.folder / FOLDER).glob("*.jsonl"):
+    def _read_files(self) -> None:
+        for path in (self.folder / MANIFEST_FOLDER).glob("*.jsonl"):
             start = self._read.get(path, 0)
             with open(path, "rb") as file:
                 file.seek(start)
@@ -195,9 +196,9 @@ class Manifest:
             whole = text[: text.rfind(b"\n") + 1]
             self._read[path] = start + len(whole)
             for line in whole.splitlines():
-                self._take(line, path.name.startswith(f"{self.run}-"))
+                self._note_line(line, path.name.startswith(f"{self.run}-"))
 
-    def _take(self, line: bytes, ours: bool) -> None:
+    def _note_line(self, line: bytes, ours: bool) -> None:
         key, entry = _parsed(line)
         if key is None:
             return
@@ -210,10 +211,10 @@ class Manifest:
     def sweep(self) -> None:
         """Remove the temporary files of results that were half-written when their process was killed.
 
-        A process holds a lock on its file as long as it lives; what a living one has begun is left alone.
+        A process holds a lock on its file while it lives; results that a living process has begun are left alone.
         """
         begun: dict[bool, set[str]] = {True: set(), False: set()}
-        for path in (self.folder / FOLDER).glob("*.jsonl"):
+        for path in (self.folder / MANIFEST_FOLDER).glob("*.jsonl"):
             with suppress(OSError), open(path, "rb") as file:
                 begun[_lock(file)] |= _unfinished(file)
         for name in begun[True] - begun[False]:
@@ -227,19 +228,19 @@ class Manifest:
 
 
 def _parsed(line: bytes) -> tuple[Key | None, Entry | None]:
-    """(an item's key, its entry if it is whole); None for what a line does not say, or not as this package does."""
+    """Return (key of the item, its entry if the line says that it is complete); None for what the line does not say."""
     try:
-        record = json.loads(line)
-        key = record["output"], tuple(record.get("box", ()))
+        fields = json.loads(line)
+        key = fields["output"], tuple(fields.get("box", ()))
         hash(key)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None, None
     if not isinstance(key[0], str):
         return None, None
     try:
-        width, height = record["size"]
-        source, result = Digest(*record["source"]), Digest(*record["result"])
-        return key, Entry(Path(record["file"]), record["settings"], source, result, (width, height))
+        width, height = fields["size"]
+        source, result = Digest(*fields["source"]), Digest(*fields["result"])
+        return key, Entry(Path(fields["file"]), fields["settings"], source, result, (width, height))
     except (ValueError, KeyError, TypeError):
         return key, None
 
@@ -254,18 +255,18 @@ def _unfinished(file: IO[bytes]) -> set[str]:
 
 
 def _digest(item: Item, file: Path) -> Digest:
-    """Of the item's result in `file`; of a part, of its own files in that store. OSError where there is none."""
+    """Return the digest of the item's result in `file`, or of the part's own files in that store. Raises OSError."""
     if item.part is None:
         return digest(file)
     from liif_fast.batch.streaming import DESCRIPTION, part_files
 
-    # A chunk that holds nothing but zeros is no file.
+    # zarr writes no file for a chunk of zeros.
     there = [name for name in part_files(item.part.box) if (file / name).is_file()]
     return digest(file, [*there, DESCRIPTION])
 
 
 def _lock(file: IO[bytes], wait: bool = False) -> bool:
-    """Whether the file is now this process's alone, until it is closed; False where locks are not to be had."""
+    """Lock the file for this process until it is closed; False where another has it or there are no locks."""
     try:
         import fcntl
 

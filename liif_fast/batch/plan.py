@@ -1,4 +1,4 @@
-"""The items of a plan."""
+"""What a plan consists of: its items, and the folder in which its manifest lies."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from typing import NamedTuple
 
 from liif_fast.box import Part
 
+MANIFEST_FOLDER = ".liif-fast"  # its name in the folder of the results
+
 
 class Item(NamedTuple):
-    """One picture, or a part of it: read from source, its result (or the run's region of it) written to output.
+    """One picture, or one part of it: read from source, its result (or the run's region of it) written to output.
 
-    part: what is made of the result, None for the whole of it (`boxes.divide` says which results are divided).
+    part: the part of the result that is made, None for the whole (`boxes.divide` chooses which results are divided).
+    number, of: which part it is, counted from 1, and of how many.
 
     Items do not depend on each other, and making one again gives the same files: they may be made in any order, by any
     process, and twice.
@@ -20,3 +23,5 @@ class Item(NamedTuple):
     source: Path
     output: Path
     part: Part | None = None
+    number: int = 1
+    of: int = 1

@@ -1,4 +1,4 @@
-"""Makes the items of a plan in this process: reading, computing and writing overlap across pictures."""
+"""The runner makes the items of a plan in this process; reading, computing and writing overlap across pictures."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ Progress = Callable[[int, int], None]
 Watch = Callable[[Item], AbstractContextManager[Progress | None]]
 
 
-class Count(NamedTuple):
-    """The boxes of a picture: made in this run, complete already, all of them.
+class BoxCount(NamedTuple):
+    """How many boxes of a picture were made in this run, were complete already (skipped), and there are in total.
 
-    whole: all are there, and the result has its name.
+    whole: all are there, and the result has its final name.
     """
 
     made: int
     skipped: int
-    all: int
+    total: int
     whole: bool
 
 
 @dataclass
 class Outcome:
-    """What became of an item; plain values, so that another process can send it.
+    """The outcome of an item, in plain values, so that another process can send it.
 
-    error: one line, None when all is right. defect: a traceback, where the error is not the user's to mend.
-    output: the file, where it is not the item's. size: (width, height) of the result. skipped: it was complete
-    already. notes: what was changed in reading. backend, precision: what it was made with. seconds: spent on it, in
-    all stages. pixels: made of it. boxes: of a picture that was made in boxes.
+    error: one line, None for success. defect: a traceback, where the error is a fault of this package. output: the
+    file, where it is not the item's. size: (width, height) of the result. skipped: the result was complete already.
+    notes: what was changed or dropped, one sentence each. backend, precision: what made the result. seconds: time in
+    all stages. pixels: how many were made. boxes: counts for a picture that is made in boxes.
     """
 
     item: Item
@@ -56,12 +56,12 @@ class Outcome:
     precision: str = ""
     seconds: float = 0.0
     pixels: int = 0
-    boxes: Count | None = None
+    boxes: BoxCount | None = None
 
 
 @dataclass
 class _Work:
-    """An item on its way through the stages, which do nothing for one that has an outcome already."""
+    """An item on its way through the stages, which skip one that has failed or is complete already."""
 
     outcome: Outcome
     source: files.Digest | None = None
@@ -71,11 +71,12 @@ class _Work:
 class Runner:
     """Makes items with one converter.
 
-    manifest: the record of what is done, None for none. overwrite: existing outputs that it does not know are replaced.
-    report: called with the outcome of each item, in order, also from another thread. watch: called with an item that
-    is about to be computed; the context that it gives lasts as long, and gives a progress callback or None.
+    manifest: the manifest of the results, None for none. overwrite: replace existing outputs that the manifest does
+    not name. report: called with the outcome of each item, in order, also from another thread. watch: called with an
+    item before it is computed; it returns a context, held during the computation, that gives a progress callback or
+    None.
 
-    Several threads may use one: they read one picture at a time, and compute one at a time.
+    Several threads may share a runner: they read one picture at a time, and compute one at a time.
     """
 
     def __init__(
@@ -92,10 +93,10 @@ class Runner:
         self._divided: tuple[Path, files.Digest | None, Task] | None = None
 
     def run(self, items: Sequence[Item]) -> None:
-        """Make them all.
+        """Make all items.
 
-        While one picture is computed here, a thread reads the next one and another writes the one before, so that
-        three at most are in memory. An interrupt waits for the picture that is being written.
+        While one picture is computed here, a thread reads the next one and another writes the one before, so that at
+        most three are in memory. An interrupt waits for the picture that is being written.
         """
         if len(items) == 1:
             self._write(self._compute(self._read(items[0])))
@@ -123,7 +124,7 @@ class Runner:
                 work.source = _digest(item.source)
                 if self._complete(work):
                     return work
-                overwrite = overwrite or self.manifest.known(item)
+                overwrite = overwrite or self.manifest.was_begun(item)
                 if item.output.exists() and not overwrite:
                     raise ImageError(
                         f"{item.output} exists already; pass --resume to go on with an earlier run, or --overwrite to "
@@ -136,7 +137,7 @@ class Runner:
         return work
 
     def _task(self, item: Item, source: files.Digest | None, overwrite: bool) -> Task:
-        """What has been read for the item; for several parts of a picture, once."""
+        """Read what the item needs; a picture of which several parts follow each other is read once."""
         if item.part is None:
             self._divided = None
             return self.convert.read(item.source, item.output, overwrite)
@@ -157,7 +158,7 @@ class Runner:
         return work
 
     def _overtaken(self, work: _Work) -> bool:
-        """Whether another process has made this very part, and may have put the result in its place."""
+        """Say whether another process has made this very part meanwhile, and may have published the result."""
         if work.outcome.item.part is None or not self._complete(work):
             return False
         work.stage = None
@@ -172,7 +173,7 @@ class Runner:
                 raise
 
     def _complete(self, work: _Work) -> bool:
-        """Whether the item need not be made, which is then its outcome."""
+        """Say whether the item is complete already, which is then its outcome."""
         if self.manifest is None:
             return False
         outcome = work.outcome
@@ -192,14 +193,14 @@ class Runner:
                     part = work.outcome.item.part
                     work.outcome.size = size
                     work.outcome.pixels = size[0] * size[1] if part is None else part.box.pixels
-        # Let go of before the next one comes.
+        # The picture is freed before the next one comes.
         work.stage = None
         self.report(work.outcome)
 
 
 @contextmanager
 def _stage(work: _Work) -> Iterator[None]:
-    """Times what is done inside; an error there becomes the outcome, for no single picture may end a batch."""
+    """Time the block; an error in it becomes the outcome, because no single picture may end a batch."""
     outcome = work.outcome
     started = time.perf_counter()
     try:
@@ -217,7 +218,7 @@ def _stage(work: _Work) -> Iterator[None]:
 
 
 def _digest(path: Path) -> files.Digest | None:
-    """None for what cannot be read, of which reading it as a picture then says why."""
+    """Return the file's digest, None where it cannot be read (reading it as a picture then says why)."""
     try:
         return files.digest(path)
     except OSError:
@@ -226,7 +227,7 @@ def _digest(path: Path) -> files.Digest | None:
 
 @contextmanager
 def _thread(name: str) -> Iterator[ThreadPoolExecutor]:
-    """One thread; at the end what it has begun is finished, and what has not begun is dropped."""
+    """Yield a pool of one thread; at the end it finishes the job that it has begun and drops the others."""
     pool = ThreadPoolExecutor(1, f"liif-fast-{name}")
     try:
         yield pool

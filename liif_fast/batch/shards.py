@@ -1,4 +1,4 @@
-"""A part of a plan for each of several processes or machines, without any server between them."""
+"""Splitting a plan between several processes or machines, without a server between them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from liif_fast.errors import UsageError
 class Shard(NamedTuple):
     """Part `number` (counted from 1) of `of` parts.
 
-    local: the number, from 0, among the processes of this machine, where what started them says it.
+    local: this process's number, from 0, among those of this machine; None where the launcher does not say it.
     """
 
     number: int
@@ -25,17 +25,17 @@ class Shard(NamedTuple):
         return f"{self.number}/{self.of}"
 
     def device(self) -> str | None:
-        """The GPU of this process, where several processes share a machine's; None to leave the choice open."""
+        """Return the GPU of this process where several processes share a machine; None to leave the choice open."""
         import torch
 
         gpus = torch.cuda.device_count()
         return f"cuda:{self.local % gpus}" if self.local is not None and gpus > 1 else None
 
     def share(self, items: Sequence[Item]) -> list[Item]:
-        """This shard's items, in order.
+        """Return this shard's items, in order.
 
-        All shards together have each item once, if all see the same files: the split follows from the items' names and
-        the sizes of their sources alone, the largest going first to whoever has least.
+        Each item is in exactly one shard if all shards see the same files: the split depends on the items' names and
+        the sizes of their sources only; the largest items are dealt first, each to the shard with the least so far.
         """
         sized = sorted(((_weight(item), str(item.source), index) for index, item in enumerate(items)), reverse=True)
         loads = [(0, number) for number in range(1, self.of + 1)]
@@ -49,16 +49,16 @@ class Shard(NamedTuple):
 
 
 def parse(text: str, environment: Mapping[str, str]) -> Shard:
-    """The shard "I/N" with I from 1 to N, or, for "auto", the one that torchrun or Slurm has given this process."""
+    """Return the shard "I/N" with I from 1 to N, or, for "auto", the one that torchrun or Slurm gave this process."""
     if text == "auto":
-        return _given(environment)
+        return _from_launcher(environment)
     found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())
     if not found or not 1 <= int(found[1]) <= int(found[2]):
         raise UsageError(f"expected I/N with I from 1 to N, such as 2/3, or auto, got {text!r}")
     return Shard(int(found[1]), int(found[2]))
 
 
-def _given(environment: Mapping[str, str]) -> Shard:
+def _from_launcher(environment: Mapping[str, str]) -> Shard:
     def number(name: str, default: int | None = None) -> int:
         text = environment.get(name, default)
         try:
@@ -70,7 +70,7 @@ def _given(environment: Mapping[str, str]) -> Shard:
         rank, count = number("RANK"), number("WORLD_SIZE")
         local = "LOCAL_RANK"
     elif "SLURM_NTASKS" in environment or "SLURM_ARRAY_TASK_COUNT" in environment:
-        # A job array is that many jobs, each of so many tasks.
+        # A job array has several jobs, each of several tasks.
         step = (number("SLURM_ARRAY_TASK_ID", 0) - number("SLURM_ARRAY_TASK_MIN", 0)) // number(
             "SLURM_ARRAY_TASK_STEP", 1
         )

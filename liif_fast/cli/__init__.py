@@ -1,4 +1,4 @@
-"""The command line `liif-fast`: one file a command. Only this package prints."""
+"""The command line `liif-fast`, one file for each command. Only this package prints."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Reports wrong usage in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
-    """The parser of one command, or of all: a command's module is light, what it runs is imported when it runs."""
+    """Return the parser of one command, or of all; the modules of commands import what they run when they run it."""
     parser = Parser(prog="liif-fast", description="Upscale pictures to any size with LIIF.")
     parser.add_argument("--version", action="version", version=f"liif_fast {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
@@ -35,7 +35,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code is 0 all right, 1 something failed, 2 wrong usage, 130 interrupted."""
+    """Run a command; the exit code is 0 for success, 1 for a failure, 2 for wrong usage, 130 for an interrupt."""
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
         args = build_parser(argv[0] if argv else None).parse_args(argv)
@@ -49,28 +49,29 @@ def main(argv: Sequence[str] | None = None) -> int:
             _forget_interrupt()
             return INTERRUPTED
         except BrokenPipeError:
-            # The reader of our output has left: nothing more to say, not even when Python flushes at exit.
+            # The reader of the output has gone: print nothing more, not even when Python flushes at exit.
             sys.stdout = None
             return 1
     return code
 
 
 def _forget_interrupt() -> None:
-    """Make Python keep to our exit code.
+    """Make Python keep the exit code of this command.
 
-    CPython notes an interrupt that leaves a string in execution (many an import makes its dataclasses so), and under
-    `python -m` ends the process by SIGINT even if it was caught later, unless another string has run since.
+    CPython notes an interrupt during the execution of a string (imports execute strings to make dataclasses). Under
+    `python -m` it then ends the process by SIGINT even though the interrupt was caught, unless another string is
+    executed afterwards.
     """
     exec("")
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Being told to end is an interrupt too, so that what is half done is cleaned up."""
+    """Treat SIGTERM as an interrupt, so that half-written results are removed."""
     try:
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     except ValueError:
-        # Signals belong to the main thread; elsewhere they are the caller's.
+        # Only the main thread may handle signals; in another one they stay with the caller.
         yield
         return
     try:

@@ -1,4 +1,4 @@
-"""`liif-fast info`: what is installed and what can run here."""
+"""`liif-fast info`: what is installed, and which backends can run here."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add the command and its arguments."""
     parser = subparsers.add_parser(
         "info",
-        help="versions, devices, and which backends can run here",
-        description="Versions, devices, and each backend: usable, or why not and what would help.",
+        help="show versions, devices, and which backends can run here",
+        description="Show versions, devices, and whether each backend can run here, or why not and what would help.",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def collect() -> dict[str, Any]:
-    """Everything that `info` says, as plain values."""
+    """Return everything that `info` shows, as plain values."""
     import numpy
     import PIL
     import torch

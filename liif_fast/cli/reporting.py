@@ -1,35 +1,39 @@
-"""What `liif-fast upscale` prints: a line or a JSON object for each picture, progress, the failures last."""
+"""What `liif-fast upscale` prints: a line or a JSON object for each picture, progress, and the failures at the end."""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from liif_fast.batch.plan import Item
     from liif_fast.batch.runner import Outcome
 
+COMMAND = "liif-fast upscale"
+
 
 class Reporter:
-    """Prints outcomes as they come, and at the end those that failed."""
+    """Prints outcomes as they come, and lists at the end those that failed.
 
-    def __init__(self, quiet: bool, as_json: bool) -> None:
-        self.quiet, self.as_json = quiet, as_json
+    out: the stream of the results' lines. label: the name under which a file is shown.
+    """
+
+    def __init__(
+        self, quiet: bool, as_json: bool, out: TextIO | None = None, label: Callable[[Path], str] = str
+    ) -> None:
+        self.quiet, self.as_json, self.label = quiet, as_json, label
         self.failures: list[str] = []
         self.count = 0
-        # That of now: what libraries print later may be led elsewhere.
-        self.out = sys.stdout
+        # The stream of this moment: what libraries print later may be redirected.
+        self.out: TextIO | None = out or sys.stdout
 
     def watch(self, item: Item) -> Bar:
-        """The progress of one picture, or of one of its boxes."""
-        name = item.source.name
-        if item.part is not None:
-            from liif_fast.batch.boxes import boxes
-
-            found = boxes(item.part.size)
-            name += f" {found.index(item.part.box) + 1}/{len(found)}"
-        return Bar(name, self.quiet)
+        """Return the progress bar of one picture, or of one of its boxes."""
+        name = Path(self.label(item.source)).name
+        return Bar(name if item.part is None else f"{name} {item.number}/{item.of}", self.quiet)
 
     def __call__(self, outcome: Outcome) -> None:
         from tqdm import tqdm
@@ -38,53 +42,88 @@ class Reporter:
         with tqdm.external_write_mode():
             self._print(outcome)
 
-    def _print(self, outcome: Outcome) -> None:
-        self.count += 1
-        if outcome.error is not None:
-            self.failures.append(outcome.error)
+    def note(self, text: str) -> None:
+        """Print a line on the standard error, unless the command is to be quiet."""
         if not self.quiet:
-            for text in outcome.notes:
-                print(f"{outcome.item.source}: {text}", file=sys.stderr)
-        if outcome.defect:
-            print(outcome.defect, end="", file=sys.stderr)
-        if self.as_json:
-            print(json.dumps(_record(outcome)), file=self.out, flush=True)
-        elif outcome.size is not None and not self.quiet:
-            print(_line(outcome), file=self.out, flush=True)
+            print(text, file=sys.stderr)
+
+    def refuse(self, error: Exception) -> None:
+        """Print why nothing is done."""
+        print(f"{COMMAND}: {error}", file=sys.stderr)
 
     def end(self) -> int:
-        """List what failed; the exit code."""
+        """List what failed; return the exit code."""
         if self.failures and self.count > 1:
-            print(f"liif-fast upscale: {len(self.failures)} of {self.count} failed:", file=sys.stderr)
+            print(f"{COMMAND}: {len(self.failures)} of {self.count} failed:", file=sys.stderr)
         for message in self.failures:
-            print(f"liif-fast upscale: {message}", file=sys.stderr)
+            print(f"{COMMAND}: {message}", file=sys.stderr)
         return 1 if self.failures else 0
 
+    def _print(self, outcome: Outcome) -> None:
+        self.count += 1
+        source, output = outcome.item.source, outcome.output or outcome.item.output
+        names = {str(path): self.label(path) for path in (source, outcome.item.output, output)}
 
-def _line(outcome: Outcome) -> str:
+        def shown(text: str) -> str:
+            for path, name in names.items():
+                text = text.replace(path, name)
+            return text
+
+        notes = [shown(text) for text in outcome.notes]
+        error = None if outcome.error is None else shown(outcome.error)
+        if error is not None:
+            self.failures.append(error)
+        for text in notes:
+            self.note(f"{names[str(source)]}: {text}")
+        if outcome.defect:
+            print(outcome.defect, end="", file=sys.stderr)
+        where = names[str(source)], names[str(output)]
+        if self.as_json:
+            self._say(json.dumps(_fields(outcome, *where, notes, error)))
+        elif outcome.size is not None and not self.quiet:
+            self._say(_line(outcome, *where))
+
+    def _say(self, text: str) -> None:
+        """Print a line; where the disk behind the standard output is full, that is a failure and the work goes on."""
+        if self.out is None:
+            return
+        try:
+            print(text, file=self.out, flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self.failures.append(f"the standard output cannot be written: {error.strerror or error}")
+            if self.out is sys.stdout:
+                # Python would try again at exit.
+                sys.stdout = None
+            self.out = None
+
+
+def _line(outcome: Outcome, source: str, output: str) -> str:
     assert outcome.size is not None
-    where = f"{outcome.item.source} -> {outcome.output or outcome.item.output}"
+    where = f"{source} -> {output}"
     count = outcome.boxes
     missing = "" if count is None or count.whole else "; the others are still to be made"
     if outcome.skipped:
-        what = "" if count is None or count.whole else f"{count.skipped} of {count.all} boxes "
+        what = "" if count is None or count.whole else f"{count.skipped} of {count.total} boxes "
         return f"{where} ({what}complete already{missing})"
     width, height = outcome.size
-    boxes = "" if count is None else f"{count.made} of {count.all} boxes, "
+    boxes = "" if count is None else f"{count.made} of {count.total} boxes, "
     rate = outcome.pixels / 1e6 / outcome.seconds
     return f"{where} ({width} x {height}, {boxes}{outcome.seconds:.1f} s, {rate:.2f} MP/s{missing})"
 
 
-def _record(outcome: Outcome) -> dict[str, Any]:
-    record: dict[str, Any] = {"input": str(outcome.item.source), "output": str(outcome.output or outcome.item.output)}
+def _fields(outcome: Outcome, source: str, output: str, notes: list[str], error: str | None) -> dict[str, Any]:
+    fields: dict[str, Any] = {"input": source, "output": output}
     if outcome.size is not None:
-        record["width"], record["height"] = outcome.size
+        fields["width"], fields["height"] = outcome.size
     if outcome.size is not None and not outcome.skipped:
-        record |= {"backend": outcome.backend, "precision": outcome.precision, "seconds": round(outcome.seconds, 3)}
-        record["megapixels_per_second"] = round(outcome.pixels / 1e6 / outcome.seconds, 4)
+        fields |= {"backend": outcome.backend, "precision": outcome.precision, "seconds": round(outcome.seconds, 3)}
+        fields["megapixels_per_second"] = round(outcome.pixels / 1e6 / outcome.seconds, 4)
     if outcome.boxes is not None:
-        record["boxes"] = outcome.boxes._asdict()
-    return record | {"skipped": outcome.skipped, "ok": outcome.error is None, "error": outcome.error}
+        made, skipped, total, whole = outcome.boxes
+        fields["boxes"] = {"made": made, "skipped": skipped, "all": total, "whole": whole}
+    return fields | {"skipped": outcome.skipped, "notes": notes, "ok": error is None, "error": error}
 
 
 class Bar:

@@ -1,4 +1,4 @@
-"""Where the results of a batch go: checked as a whole before any work starts."""
+"""Where the results of a batch go; the whole plan is checked before any work starts."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from liif_fast.image import FORMATS, format_of
 def plan(
     inputs: Sequence[str], out: str | None, label: str, recursive: bool = False, suffix: str | None = None
 ) -> tuple[list[Item], Path | None]:
-    """An item for each picture of the inputs, in order, and OUT where it is a folder, which is made if it is missing.
+    """Return an item for each picture of the inputs, in order, and OUT where it is a folder (made if it is missing).
 
     inputs, recursive: as in `liif_fast.batch.inputs.find`. out: a file (for one picture), a folder (existing, or
-    ending in /, or for several pictures or a folder of them), or None for beside each input. What a folder holds goes
-    to the same place below OUT. label: what is put behind the name of the input, "x3.7". suffix: of
-    the names that are made here, None for that of the input.
+    ending in /, or for several pictures or a folder of them), or None to write beside each input. Pictures found in a
+    folder keep their place below OUT. label: what follows the name of the input, such as "x3.7". suffix: that of the
+    names made here, None for that of the input.
 
-    Raises UsageError: nothing found, a suffix that cannot be written, no such folder, two results of one name, a
+    Raises UsageError: nothing found, a suffix that cannot be written, no such folder, two results of one name, or a
     result that would replace an input.
     """
     target = None if out is None else Path(out)
@@ -45,7 +45,7 @@ def plan(
 
 
 def default_name(source: Path, label: str, suffix: str | None = None) -> str:
-    """`photo_x3.7.jpg` for `photo.jpg`; .png in place of a suffix that cannot be written, or the suffix given."""
+    """Return `photo_x3.7.jpg` for `photo.jpg`; the suffix given, or .png where that of the source cannot be written."""
     if suffix is None:
         suffix = source.suffix if source.suffix.lower() in FORMATS else ".png"
     return f"{source.stem}_{label}{suffix}"

@@ -1,4 +1,4 @@
-"""`liif-fast tune`: search the fastest tile of the Triton kernel on this GPU and keep it for later runs."""
+"""`liif-fast tune`: find the fastest tile of the Triton kernel on this GPU and keep it for later runs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add the command and its arguments."""
     parser = subparsers.add_parser(
         "tune",
-        help="search the fastest GPU kernel configuration and remember it",
-        description="Time tiles of the Triton kernel on this GPU; the winner goes to the user's cache directory.",
+        help="find the fastest GPU kernel configuration and remember it",
+        description="Time tile sizes of the Triton kernel on this GPU; save the fastest in the user's cache directory.",
     )
     parser.add_argument("--precision", choices=("fp16", "bf16", "tf32", "tf32x3", "fp32"), default="fp16")
     parser.set_defaults(run=run)

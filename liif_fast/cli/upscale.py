@@ -6,7 +6,7 @@ import argparse
 import logging
 import os
 import secrets
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 DEFAULT_SCALE = 4.0
 EPILOG = f"""\
-Without -o the result lies beside the input as NAME_x3.7.EXT. The name - stands for a picture on the standard input, or
-for the result on the standard output. A file appears whole or not at all. An input is never overwritten, another
-existing file only with --overwrite. What is in a folder, or matches a pattern, goes to the same place below the folder
-OUT; OUT/.liif-fast records what is done, for --resume. Results of more than {tiling.MAX_PIXELS // 10**6} megapixels
-need --force.
+Without -o, the result is written beside the input as NAME_x3.7.EXT. The name - stands for a picture on the standard
+input, or for the result on the standard output. A result appears complete or not at all. An input is never
+overwritten; another existing file is replaced with --overwrite only. Pictures found in a folder or by a pattern keep
+their place in the folder OUT; the manifest in OUT/.liif-fast says what is complete, for --resume. Results of more than
+{tiling.MAX_PIXELS // 10**6} megapixels need --force.
 
 Exit codes: 0 all right, 1 some pictures failed (listed last), 2 wrong usage, 130 interrupted.
 """
@@ -40,23 +40,27 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("inputs", nargs="*", metavar="IN", help="picture files, folders, patterns such as '**/*.jpg'")
-    parser.add_argument("-i", "--input", nargs="+", action="extend", default=[], metavar="IN", help="more of them")
-    parser.add_argument("-o", "--output", metavar="OUT", help="a file, or a folder (existing, or ending in /), or -")
     parser.add_argument(
-        "--format", type=checked(suffix), metavar="EXT", help="png, tif ... for results without a name of their own"
+        "inputs", nargs="*", metavar="IN", help="picture files, folders, or patterns such as '**/*.jpg'"
     )
-    parser.add_argument("-r", "--recursive", action="store_true", help="folders with all that is in them")
+    parser.add_argument("-i", "--input", nargs="+", action="extend", default=[], metavar="IN", help="more inputs")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", help="the result: a file, a folder (existing, or ending in /), or -"
+    )
+    parser.add_argument(
+        "--format", type=checked(suffix), metavar="EXT", help="format of results that -o does not name: png, tif ..."
+    )
+    parser.add_argument("-r", "--recursive", action="store_true", help="search folders with all their subfolders")
     _add_size(parser)
     _add_batch(parser)
-    work = parser.add_argument_group("how")
+    work = parser.add_argument_group("computation")
     work.add_argument("--model", metavar="FILE", help="checkpoint, .pth or .safetensors (default: the one included)")
     work.add_argument("--backend", default="auto", help="decoder backend; `liif-fast info` lists them (default: auto)")
     work.add_argument(
         "--precision",
         default="auto",
-        help="auto, fp32, tf32x3, tf32, bf16 or fp16 (default: auto: fp32, but for pictures of 8 bits 16-bit fixed "
-        "point where a CPU has it)",
+        help="auto, fp32, tf32x3, tf32, bf16 or fp16 (default: auto, which is fp32; 16-bit fixed point for 8-bit "
+        "pictures on CPUs that have it)",
     )
     work.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
     work.add_argument("--tile", type=number(tiling.check_tile, int), metavar="N", help="tile side in input pixels")
@@ -64,7 +68,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--memory",
         type=checked(tiling.parse_memory),
         metavar="M",
-        help="working memory beside the pictures and the model, such as 1.5G or 800M (default: 640M on a CPU)",
+        help="working memory, not counting the pictures and the model, such as 1.5G or 800M (default: 640M on a CPU)",
     )
     parser.add_argument(
         "--wrap",
@@ -72,28 +76,32 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         const="xy",
         type=checked(wrap),
         metavar="x|y|xy",
-        help="the picture repeats, as a texture does, along both axes or the one named: no seams between copies",
+        help="the picture repeats like a texture along both axes, or along the one named; copies join without a seam",
     )
-    parser.add_argument("--force", action="store_true", help="allow results, and inputs, of any number of pixels")
-    parser.add_argument("--compress", action="store_true", help="deflate TIFF results (needs the extra `large`)")
+    parser.add_argument("--force", action="store_true", help="allow inputs and results of any number of pixels")
+    parser.add_argument(
+        "--compress", action="store_true", help="compress TIFF results by deflate (needs the extra `large`)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
     parser.add_argument(
-        "--strip-metadata", action="store_true", help="leave out colour profile, EXIF data and resolution"
+        "--strip-metadata", action="store_true", help="write no colour profile, EXIF data or resolution"
     )
-    parser.add_argument("-q", "--quiet", action="store_true", help="only errors")
-    parser.add_argument("--json", action="store_true", help="one JSON object a picture on the standard output")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    parser.add_argument("--json", action="store_true", help="print one JSON object for each picture")
     parser.set_defaults(run=run)
     return parser
 
 
 def _add_batch(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("many pictures (into a folder, where a record of what is done is kept)")
-    group.add_argument("--resume", action="store_true", help="skip what is complete and unchanged, make the rest")
+    group = parser.add_argument_group("many pictures (into a folder, which keeps a manifest of what is complete)")
+    group.add_argument(
+        "--resume", action="store_true", help="skip results that are complete and unchanged, make the rest"
+    )
     group.add_argument(
         "--shard",
         type=checked(shard),
         metavar="I/N",
-        help="only part I of N, each for a process or machine of its own; auto: the part that torchrun or srun gives",
+        help="make part I of N only, one part for each process or machine; auto: the part given by torchrun or srun",
     )
     group.add_argument(
         "--ray",
@@ -101,38 +109,50 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="",
         metavar="ADDRESS",
-        help="on Ray, an actor on each GPU or every 4 cores, of this machine or a cluster's (auto, HOST:PORT)",
+        help="work on Ray, with an actor for each GPU or every 4 cores, here or on a cluster (auto, HOST:PORT)",
     )
     group.add_argument(
-        "--ray-cores", type=number(cores, float), metavar="N", help="cores of an actor, such as 8 or 0.5"
+        "--ray-cores", type=number(cores, float), metavar="N", help="cores for each actor, such as 8 or 0.5"
     )
 
 
 def _add_size(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("how large (default: -s 4)")
+    group = parser.add_argument_group("size of the result (default: -s 4)")
     side = number(lambda value: tiling.check_side(value, "side"), int)
     group.add_argument(
         "-s", "--scale", type=number(tiling.check_scale, float), metavar="S", help="factor, such as 3.7 or 0.5"
     )
     group.add_argument("--size", type=checked(size), metavar="WxH", help="exact size in pixels")
-    group.add_argument("--resolution", type=checked(resolution), metavar="H,W", help="the same, height first")
-    group.add_argument("--width", type=side, metavar="W", help="exact width, the height in proportion (unless given)")
-    group.add_argument("--height", type=side, metavar="H", help="exact height, the width in proportion (unless given)")
     group.add_argument(
-        "--roi", type=checked(roi), metavar="x,y,w,h", help="only this part of the input; a size is then that part's"
+        "--resolution", type=checked(resolution), metavar="H,W", help="exact size in pixels, height first"
+    )
+    group.add_argument(
+        "--width", type=side, metavar="W", help="exact width; the height follows in proportion, or from --height"
+    )
+    group.add_argument(
+        "--height", type=side, metavar="H", help="exact height; the width follows in proportion, or from --width"
+    )
+    group.add_argument(
+        "--roi",
+        type=checked(roi),
+        metavar="x,y,w,h",
+        help="upscale this part of the input only; a size is then the size of that part",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Upscale every input; the exit code is 0, 1 when some failed, 2 for wrong usage."""
+    from liif_fast.cli import pipes
     from liif_fast.cli.reporting import Reporter
 
     names = [*args.inputs, *args.input]
-    if "-" in (*names, args.output):
-        from liif_fast.cli import pipes
+    if pipes.PIPE in (*names, args.output):
+        return pipes.run(names, args, run_files)
+    return run_files(args, names, Reporter(args.quiet, args.json))
 
-        return pipes.run(names, args, run)
-    report = Reporter(args.quiet, args.json)
+
+def run_files(args: argparse.Namespace, names: Sequence[str], report: Reporter) -> int:
+    """Upscale the files, folders and patterns `names` as `args` say; the exit code is that of `run`."""
     try:
         if not names:
             raise UsageError("expected at least one picture file, got none")
@@ -142,7 +162,7 @@ def run(args: argparse.Namespace) -> int:
         items, folder = targets.plan(names, args.output, _label(args, sizes), args.recursive, args.format)
         if folder is None and (args.resume or args.shard or args.ray is not None):
             raise UsageError(
-                "-o: expected a folder, where a record of what is done is kept, for --resume, --shard and --ray"
+                "-o: expected a folder, which keeps a manifest of what is complete, for --resume, --shard and --ray"
             )
         settings = _settings(args, sizes)
         if folder is not None:
@@ -150,16 +170,16 @@ def run(args: argparse.Namespace) -> int:
 
             items = boxes.divide(items, settings)
         if args.shard is not None:
-            items = _share(args, items)
+            items = _share(args, items, report)
         _make(args, settings, items, folder, report)
     except LiifError as error:
-        print(f"liif-fast upscale: {error}", file=sys.stderr)
+        report.refuse(error)
         return 2
     return report.end()
 
 
 def _sizes(args: argparse.Namespace) -> dict[str, Any]:
-    """The keywords of `tiling.target` that say how large; UsageError when they contradict each other."""
+    """Return the keywords of `tiling.target` for the size; UsageError when the options contradict each other."""
     given = {
         "-s": args.scale is not None,
         "--size": args.size is not None,
@@ -174,7 +194,7 @@ def _sizes(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _label(args: argparse.Namespace, sizes: dict[str, Any]) -> str:
-    """What the name of a result says of its size."""
+    """Return what the default name of a result says of its size, such as `x4`."""
     if sizes["scale"] is not None:
         label = f"x{sizes['scale']:g}"
     elif sizes["size"] is not None:
@@ -184,11 +204,10 @@ def _label(args: argparse.Namespace, sizes: dict[str, Any]) -> str:
     return label if args.roi is None else f"{label}_roi{'-'.join(map(str, args.roi))}"
 
 
-def _share(args: argparse.Namespace, items: list[Item]) -> list[Item]:
+def _share(args: argparse.Namespace, items: list[Item], report: Reporter) -> list[Item]:
     mine: list[Item] = args.shard.share(items)
-    if not args.quiet:
-        what = "pictures" if all(item.part is None for item in items) else "pictures and boxes"
-        print(f"shard {args.shard}: {len(mine)} of {len(items)} {what}", file=sys.stderr)
+    what = "pictures" if all(item.part is None for item in items) else "pictures and boxes"
+    report.note(f"shard {args.shard}: {len(mine)} of {len(items)} {what}")
     return mine
 
 
@@ -205,10 +224,10 @@ def _settings(args: argparse.Namespace, sizes: dict[str, Any]) -> Settings:
 def _make(
     args: argparse.Namespace, settings: Settings, items: list[Item], folder: Path | None, report: Reporter
 ) -> None:
-    """Everything, here or on Ray; LiifError when the model, its device or Ray cannot be had, before the first item."""
+    """Make all items, here or on Ray; LiifError before the first one when the model, its device or Ray is missing."""
     from liif_fast.batch.manifest import Manifest
 
-    # Pillow logs what it then raises; a message of ours says it already.
+    # Pillow logs errors that it also raises, which are reported here.
     logging.getLogger("PIL").addHandler(logging.NullHandler())
     if args.ray is not None:
         from liif_fast.batch import cluster
@@ -225,9 +244,9 @@ def _make(
     manifest = None if folder is None else Manifest(folder, settings.identity(), everything=args.resume)
     if manifest is not None and args.resume:
         manifest.sweep()
-    told = report if manifest is None else boxes.Gathering(items, report, manifest)
+    gathering = report if manifest is None else boxes.Gathering(items, report, manifest)
     try:
-        Runner(convert, told, manifest, args.overwrite, report.watch).run(items)
+        Runner(convert, gathering, manifest, args.overwrite, report.watch).run(items)
     finally:
         if manifest is not None:
             manifest.close()

@@ -1,4 +1,4 @@
-"""The types of the arguments of `liif-fast upscale`: their checks are quick and load nothing heavy."""
+"""The argument types of `liif-fast upscale`; their checks are quick and import nothing heavy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
-    """An argparse type whose messages are those of the check."""
+    """Return an argparse type that reports the errors of the check as they are."""
 
     def convert(text: str) -> Any:
         try:
@@ -28,6 +28,8 @@ def checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def number(check: Callable[[Any], Any], kind: type[int] | type[float]) -> Callable[[str], Any]:
+    """Return an argparse type for a number that must pass the check."""
+
     def parse(text: str) -> Any:
         try:
             value = kind(text)
@@ -39,6 +41,7 @@ def number(check: Callable[[Any], Any], kind: type[int] | type[float]) -> Callab
 
 
 def suffix(text: str) -> str:
+    """Check the suffix of a format that can be written, with or without its dot."""
     from liif_fast.image import format_of
 
     found = f".{text.lower().removeprefix('.')}"
@@ -47,6 +50,7 @@ def suffix(text: str) -> str:
 
 
 def size(text: str) -> tuple[int, int]:
+    """Parse WxH into (H, W)."""
     found = re.fullmatch(r"(\d{1,9})[xX](\d{1,9})", text.strip())
     if not found:
         raise UsageError(f"expected WxH in whole pixels, such as 1920x1080, got {text!r}")
@@ -54,6 +58,7 @@ def size(text: str) -> tuple[int, int]:
 
 
 def resolution(text: str) -> tuple[int, int]:
+    """Parse H,W."""
     found = re.fullmatch(r"(\d{1,9}),(\d{1,9})", text.strip())
     if not found:
         raise UsageError(f"expected H,W in whole pixels, such as 1080,1920, got {text!r}")
@@ -61,6 +66,7 @@ def resolution(text: str) -> tuple[int, int]:
 
 
 def roi(text: str) -> tuple[int, int, int, int]:
+    """Parse x,y,w,h."""
     found = re.fullmatch(r"(\d{1,9}),(\d{1,9}),(\d{1,9}),(\d{1,9})", text.strip())
     if not found or int(found[3]) < 1 or int(found[4]) < 1:
         raise UsageError(f"expected x,y,w,h in whole input pixels, such as 100,50,320,240, got {text!r}")
@@ -68,27 +74,28 @@ def roi(text: str) -> tuple[int, int, int, int]:
 
 
 def wrap(text: str) -> str:
+    """Check the axes along which a picture repeats."""
     if text not in ("x", "y", "xy"):
         raise UsageError(f"expected x, y, xy or nothing, got {text!r}; name the pictures before --wrap")
     return text
 
 
 def shard(text: str) -> Shard:
-    """I/N, or auto."""
+    """Parse I/N, or auto."""
     from liif_fast.batch import shards
 
     return shards.parse(text, os.environ)
 
 
 def address(text: str) -> str:
-    """A cluster's address as ray.init takes it, or "" for none; a path behind --ray was meant as a picture."""
+    """Check the address of a cluster, as ray.init takes it, or ""; a path behind --ray was meant as a picture."""
     if text not in ("", "auto", "local") and not re.fullmatch(r"[\w.\-]+:\d+", text):
         raise UsageError(f"expected auto, local or HOST:PORT, got {text!r}; name the pictures before --ray")
     return text
 
 
 def cores(value: Any) -> float:
-    """Processor cores of one actor, a half and more."""
+    """Check the number of processor cores of one actor, which may be a fraction."""
     if not 0 < value <= 1024:
         raise UsageError(f"expected a number of cores above 0, such as 4 or 0.5, got {value}")
     return float(value)

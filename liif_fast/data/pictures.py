@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from liif_fast.errors import ImageError
+from liif_fast.errors import ImageError, one_line
 
 Picture = NDArray[np.uint8]
 
@@ -109,4 +109,4 @@ def _reason(error: Exception) -> str:
         return "not a picture that Pillow knows"
     if isinstance(error, FileNotFoundError):
         return "no such file"
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)

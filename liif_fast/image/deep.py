@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from liif_fast.errors import ImageError
+from liif_fast.errors import ImageError, one_line
 from liif_fast.image import metadata
 from liif_fast.image.formats import PathLike, extra
 from liif_fast.image.picture import Pixels
@@ -142,7 +142,7 @@ def described(file: Any, page: Any, notes: list[str]) -> tuple[Image.Exif | None
             turn = metadata.orientation(exif)
         # As in `metadata.kept`.
         except Exception as error:
-            notes.append(f"unreadable EXIF data dropped ({metadata.line(error)})")
+            notes.append(f"unreadable EXIF data dropped ({one_line(error)})")
             return None, 1
         return metadata.kept(exif, notes), turn
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
+from liif_fast.errors import one_line
 from liif_fast.image.formats import Format
 from liif_fast.image.picture import Pixels
 
@@ -28,11 +29,6 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-def line(error: object) -> str:
-    """What a library says, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def orientation(exif: Image.Exif | None) -> int:
@@ -74,7 +70,7 @@ def kept(exif: Image.Exif, notes: list[str]) -> Image.Exif | None:
         return copy if len(copy) else None
     # EXIF parsers answer damaged data with errors of any type, and the picture itself is unharmed.
     except Exception as error:
-        notes.append(f"unreadable EXIF data dropped ({line(error)})")
+        notes.append(f"unreadable EXIF data dropped ({one_line(error)})")
         return None
 
 

@@ -12,10 +12,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from liif_fast.errors import ImageError
+from liif_fast.errors import ImageError, one_line
 from liif_fast.image import deep, metadata
 from liif_fast.image.formats import DEEP_MODES, TIFF_STARTS, PathLike
-from liif_fast.image.metadata import line
 from liif_fast.image.picture import Picture, Pixels, levelled, plain
 
 HEADER = 65_536  # bytes of a file in which its depth is looked for
@@ -48,7 +47,9 @@ def read(path: PathLike, *, trusted: bool = False) -> Picture:
         if not start:
             raise ImageError(f"{path}: expected a picture, got an empty file")
         picture = _decoded(path, start, caught)
-    notes = dict.fromkeys((*picture.notes, *(f"warning while reading: {line(warning.message)}" for warning in caught)))
+    notes = dict.fromkeys(
+        (*picture.notes, *(f"warning while reading: {one_line(warning.message)}" for warning in caught))
+    )
     return picture._replace(notes=tuple(notes))
 
 
@@ -76,7 +77,7 @@ def refusing(path: Path, trusted: bool) -> Iterator[None]:
         raise ImageError(f"{path}: the picture does not fit into memory") from None
     # Decoders answer damaged files with errors of any type.
     except Exception as error:
-        raise ImageError(f"{path}: expected a picture, got a damaged or unknown file ({line(error)})") from error
+        raise ImageError(f"{path}: expected a picture, got a damaged or unknown file ({one_line(error)})") from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
@@ -198,7 +199,7 @@ def _exif(image: Image.Image, notes: list[str]) -> tuple[Image.Exif | None, int]
         exif = image.getexif()
     # As in `metadata.kept`.
     except Exception as error:
-        notes.append(f"unreadable EXIF data dropped ({line(error)})")
+        notes.append(f"unreadable EXIF data dropped ({one_line(error)})")
         return None, 1
     turn = metadata.orientation(exif)
     return metadata.kept(exif, notes), turn

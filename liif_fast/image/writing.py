@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from liif_fast.errors import ImageError
+from liif_fast.errors import ImageError, one_line
 from liif_fast.files import replacing
 from liif_fast.image import metadata, tiff
 from liif_fast.image.formats import FORMATS, PathLike, check_fits, extra
@@ -45,7 +45,7 @@ def write(image: Image.Image | Pixels, path: PathLike, like: Picture | None = No
                 image.save(stream, format=form.name, **dict(form.options), **options)
     # Encoders, like decoders, raise errors of any type.
     except Exception as error:
-        raise ImageError(f"{path}: cannot be written: {metadata.line(error)}") from error
+        raise ImageError(f"{path}: cannot be written: {one_line(error)}") from error
 
 
 class _Stream(io.BufferedWriter):

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from liif_fast.data import ENTRY, OPTIONAL
-from liif_fast.errors import UsageError, suggestion
+from liif_fast.errors import UsageError, one_line, suggestion
 from liif_fast.models import registry
 from liif_fast.training.metrics import parse_mode
 from liif_fast.training.optimizer import OPTIMIZERS
@@ -65,7 +65,7 @@ def load_config(path: Path, settings: Iterable[str] = ()) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"{path}: expected a YAML configuration, {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: expected a YAML configuration, {_line(error)}") from error
+        raise UsageError(f"{path}: expected a YAML configuration, {one_line(error)}") from error
     config = _read(text, str(path))
     if not isinstance(config, dict):
         raise UsageError(f"{path}: expected a YAML mapping of keys, got {type(config).__name__}")
@@ -136,7 +136,7 @@ def _read(text: str, where: str) -> Any:
     try:
         return yaml.load(text, Loader)
     except yaml.YAMLError as error:
-        raise UsageError(f"{where}: expected a YAML configuration, {_line(error)}") from error
+        raise UsageError(f"{where}: expected a YAML configuration, {one_line(error)}") from error
 
 
 def _set(config: dict[str, Any], setting: str) -> None:
@@ -201,7 +201,3 @@ def _whole(value: Any) -> bool:
 
 def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from liif_fast import models
 from liif_fast.checkpoint import read_pickled
-from liif_fast.errors import CheckpointError, LiifError
+from liif_fast.errors import CheckpointError, LiifError, one_line
 from liif_fast.files import replacing
 
 
@@ -41,8 +41,7 @@ def write_state(state: Mapping[str, Any], path: Path) -> None:
         with replacing(path) as temporary:
             torch.save(state, temporary)
     except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise TrainingError(f"{path}: cannot be written, the old one is intact: {reason}") from error
+        raise TrainingError(f"{path}: cannot be written, the old one is intact: {one_line(error)}") from error
 
 
 def check_model(model: nn.Module, state: Mapping[str, Any], path: Path) -> None:

@@ -21,8 +21,8 @@ from support.workspace import names, photo, upscale
 from liif_fast import checkpoint, files
 from liif_fast.batch import boxes, streaming
 from liif_fast.batch.conversion import Converter, Settings
-from liif_fast.batch.manifest import FOLDER, Manifest
-from liif_fast.batch.plan import Item
+from liif_fast.batch.manifest import Manifest
+from liif_fast.batch.plan import MANIFEST_FOLDER, Item
 from liif_fast.batch.streaming import TILE
 from liif_fast.errors import LiifError
 
@@ -166,7 +166,7 @@ def alter(path: Path) -> None:
 
 def forget_box() -> None:
     """As if the process had been killed when a box was there and not yet noted, and the rest made by others."""
-    (path,) = Path("out", FOLDER).glob("*.jsonl")
+    (path,) = Path("out", MANIFEST_FOLDER).glob("*.jsonl")
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(line for line in lines if '"result"' not in line or '"box": [256, 0' not in line))
 

@@ -24,8 +24,8 @@ from liif_fast import batch, files
 from liif_fast.batch import boxes, streaming
 from liif_fast.batch.boxes import Gathering
 from liif_fast.batch.conversion import Converter, Settings
-from liif_fast.batch.manifest import FOLDER, Manifest
-from liif_fast.batch.plan import Item
+from liif_fast.batch.manifest import Manifest
+from liif_fast.batch.plan import MANIFEST_FOLDER, Item
 from liif_fast.batch.runner import Outcome, Runner
 from liif_fast.batch.streaming import TILE
 
@@ -101,7 +101,7 @@ def test_the_quicker_of_two_gives_the_result_its_name(late: str, tmp_path: Path,
 
     monkeypatch.setattr(os, "replace", interleaved)
     with pytest.raises(FileNotFoundError):
-        files.put(tmp_path / "made", tmp_path / "x.zarr")
+        files.replace(tmp_path / "made", tmp_path / "x.zarr")
     assert (tmp_path / "x.zarr" / "zarr.json").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["x.zarr"]
 
@@ -143,7 +143,7 @@ sys.exit(main({arguments!r}))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     def noted() -> int:
-        return sum(path.read_text().count('"result"') for path in Path("out").glob(f"{FOLDER}/*.jsonl"))
+        return sum(path.read_text().count('"result"') for path in Path("out").glob(f"{MANIFEST_FOLDER}/*.jsonl"))
 
     with subprocess.Popen([sys.executable, "-c", program], env=environment) as process:
         while process.poll() is None and noted() < 4:

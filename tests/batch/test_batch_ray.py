@@ -20,7 +20,8 @@ from support.paths import ROOT
 from support.workspace import photo, upscale
 
 from liif_fast.batch import boxes, cluster, streaming
-from liif_fast.batch.manifest import FOLDER, _lock
+from liif_fast.batch.manifest import _lock
+from liif_fast.batch.plan import MANIFEST_FOLDER
 from liif_fast.errors import UsageError
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'liif_fast[ray]'")
@@ -58,7 +59,7 @@ def results() -> dict[str, bytes]:
 def lines(key: str) -> Counter[str]:
     """How often the record has a line with this key for each output, or box of it."""
     found: Counter[str] = Counter()
-    for path in Path("out", FOLDER).glob("*.jsonl"):
+    for path in Path("out", MANIFEST_FOLDER).glob("*.jsonl"):
         for line in path.read_text().splitlines():
             record = json.loads(line)
             found[record["output"] + str(record.get("box", ""))] += key in record
@@ -95,7 +96,7 @@ def _parent(pid: int) -> int:
 
 def abandoned() -> bool:
     """Whether nobody holds the record any more: a process that ends has its locks longer than its command line."""
-    for path in Path("out", FOLDER).glob("*.jsonl"):
+    for path in Path("out", MANIFEST_FOLDER).glob("*.jsonl"):
         with open(path, "rb") as file:
             if not _lock(file):
                 return False

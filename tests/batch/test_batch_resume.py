@@ -24,8 +24,8 @@ from support.workspace import names, photo, upscale
 from liif_fast import checkpoint
 from liif_fast.batch import conversion
 from liif_fast.batch.conversion import Settings
-from liif_fast.batch.manifest import FOLDER, Manifest
-from liif_fast.batch.plan import Item
+from liif_fast.batch.manifest import Manifest
+from liif_fast.batch.plan import MANIFEST_FOLDER, Item
 from liif_fast.files import digest
 
 NAMES = ["a.png", "b.png", "c.png"]
@@ -55,8 +55,8 @@ def contents() -> dict[str, bytes]:
     return {name: Path("out", name).read_bytes() for name in names(Path("out"))}
 
 
-def record_files() -> list[Path]:
-    return sorted(Path("out", FOLDER).iterdir())
+def manifest_files() -> list[Path]:
+    return sorted(Path("out", MANIFEST_FOLDER).iterdir())
 
 
 def truncate(path: Path) -> None:
@@ -78,13 +78,13 @@ def swap_model() -> None:
 
 def tear() -> None:
     """The record as a power cut may leave it: its last line, which says that c is whole, has lost its end."""
-    (path,) = record_files()
+    (path,) = manifest_files()
     truncate(path)
 
 
 def forget_ends() -> None:
     """As if the run had been killed after each result took its place and before that was noted."""
-    (path,) = record_files()
+    (path,) = manifest_files()
     path.write_text("".join(line for line in path.open() if '"begun"' in line))
 
 
@@ -105,8 +105,8 @@ CHANGES: dict[str, tuple[Callable[[], Any], list[str], str]] = {
     "other pictures": (lambda: photo().resize((30, 20)).save("photos/d.png"), [], "d"),
     "line cut off": (tear, [], "c"),
     "ends not noted": (forget_ends, [], "abc"),
-    "no line": (lambda: record_files()[0].write_bytes(b""), ["--overwrite"], "abc"),
-    "no record": (lambda: shutil.rmtree(Path("out", FOLDER)), ["--overwrite"], "abc"),
+    "no line": (lambda: manifest_files()[0].write_bytes(b""), ["--overwrite"], "abc"),
+    "no record": (lambda: shutil.rmtree(Path("out", MANIFEST_FOLDER)), ["--overwrite"], "abc"),
 }
 
 
@@ -138,7 +138,7 @@ def test_a_file_that_no_run_has_made_is_kept(workspace: Path, capsys: Any) -> No
         outcomes = run(capsys, *arguments, code=1)
         assert "out/b_x0.5.png exists already; pass --resume to go on" in outcomes["b"]
         assert Path("out/b_x0.5.png").read_text() == "precious"
-        shutil.rmtree(Path("out", FOLDER), ignore_errors=True)
+        shutil.rmtree(Path("out", MANIFEST_FOLDER), ignore_errors=True)
         for name in ("a_x0.5.png", "c_x0.5.png"):
             Path("out", name).unlink()
     assert run(capsys, "--resume", "--overwrite") == {"a": "made", "b": "made", "c": "made"}
@@ -166,7 +166,7 @@ def test_a_record_cut_anywhere_is_never_taken_for_more_than_it_says(cut: int, ju
         whole.begin(item)
         item.output.write_text(f"made of {item.source.name}")
         whole.finish(item, digest(item.source), item.output, (1, 2))
-    (path,) = (folder / FOLDER).iterdir()
+    (path,) = (folder / MANIFEST_FOLDER).iterdir()
     lines = path.read_bytes()
     path.write_bytes(junk + lines[:cut])
     ends = [lines.index(b"\n", lines.index(f'"{n}.out", "input"'.encode())) for n in range(3)]
@@ -193,7 +193,7 @@ def test_two_runs_at_once(workspace: Path, capsys: Any, monkeypatch: pytest.Monk
     assert outcomes["a"] == "made"
     assert outcomes["b"] == "made"
     assert contents().keys() == set(RESULTS)
-    assert len(record_files()) == 2
+    assert len(manifest_files()) == 2
     assert set(run(capsys, "--resume").values()) == {"skipped"}
 
 
@@ -206,7 +206,7 @@ def test_one_after_another_continues_as_others_go_on(workspace: Path) -> None:
         other.begin(item)
         item.output.write_text(item.source.name)
         assert mine.complete(item, digest(item.source)) is None
-        assert mine.known(item)
+        assert mine.was_begun(item)
         other.finish(item, digest(item.source), item.output, (3, 4))
         entry = mine.complete(item, digest(item.source))
         assert entry is not None
@@ -234,10 +234,10 @@ def test_leftovers_of_the_killed_are_removed_and_of_the_living_are_not(alive: bo
 
 def test_a_full_disk_is_said_in_one_line(workspace: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("out").mkdir()
-    Path("out", FOLDER).write_text("in the way")
+    Path("out", MANIFEST_FOLDER).write_text("in the way")
     assert upscale("photos/a.png", "-o", "out", "-s", "0.5") == 1
     err = capsys.readouterr().err
-    assert "the record of what is done cannot be written: " in err
+    assert "the manifest cannot be written: " in err
     assert err.count("\n") == 1
     assert names(Path("out")) == []
 

@@ -105,6 +105,7 @@ def test_json_says_what_was_done(workspace: Path, capsys: pytest.CaptureFixture[
         "height": 192,
         "precision": cpu.EIGHT_BIT_PRECISION if backend == "cpu" else "fp32",
         "skipped": False,
+        "notes": [],
         "ok": True,
         "error": None,
     }
