@@ -19,7 +19,7 @@ Exit codes: 0 all right, 1 it failed or pictures were skipped (named), 2 wrong u
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
-    """Add the command and its arguments."""
+    """Adds the command and its arguments."""
     parser = subparsers.add_parser(
         "evaluate",
         help="PSNR of a model on test pictures",
@@ -37,16 +37,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and print; returns the exit code."""
-    # torch is heavy: only once the arguments are known to be right
+    """Measures, prints the result and returns the exit code."""
+    # torch takes long to load, so it is imported only once the arguments are right.
     import torch
 
     from liif_fast import checkpoint
     from liif_fast.errors import LiifError, UsageError
-    from liif_fast.training.config import load_config
+    from liif_fast.training.config_file import load_config
     from liif_fast.training.evaluation import evaluate
 
-    # Pillow logs what it then raises; a message of ours says it already.
+    # Pillow logs what it then raises, and our own message says it already.
     logging.getLogger("PIL").addHandler(logging.NullHandler())
     started = time.perf_counter()
     try:
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     eval_type = config.get("eval_type") or "none"
     if args.json:
         record = {
-            # JSON has no infinity: the PSNR of equal pictures.
+            # The PSNR of equal pictures is infinite, which JSON cannot say.
             "psnr": result.psnr if math.isfinite(result.psnr) else None,
             "eval_type": eval_type,
             "samples": result.samples,

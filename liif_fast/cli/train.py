@@ -41,8 +41,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains; returns the exit code, where this process is not one of several: those leave with it."""
-    # torch is heavy: only once the arguments are known to be right
+    """Trains and returns the exit code; one of several processes ends with that code instead."""
+    # torch takes long to load, so it is imported only once the arguments are right.
     from liif_fast.training.distributed import leave
 
     return leave(_train(args))
@@ -52,7 +52,8 @@ def _train(args: argparse.Namespace) -> int:
     import torch
 
     from liif_fast.errors import LiifError, UsageError
-    from liif_fast.training.config import load_config
+    from liif_fast.training.config import read_config
+    from liif_fast.training.config_file import load_config
     from liif_fast.training.distributed import joined, world
     from liif_fast.training.trainer import LAST, Trainer
 
@@ -60,11 +61,12 @@ def _train(args: argparse.Namespace) -> int:
     folder: Path = args.output or Path("save") / path.stem
     last = folder / LAST
     try:
-        config = load_config(path, args.set)
-        resume = _resume(args.resume or config.get("resume"), last)
+        written = load_config(path, args.set)
+        config = read_config(written)
+        resume = _resume(args.resume or config.resume, last)
         device = _device(args.device)
         with joined(device):
-            trainer = Trainer(config, folder, resume, device, None if args.quiet else _say)
+            trainer = Trainer(written, folder, resume, device, None if args.quiet else _say)
             best = trainer.run()
             first = world()[0] == 0
     except LiifError as error:
@@ -81,20 +83,20 @@ def _train(args: argparse.Namespace) -> int:
         return 130
     if first:
         validated = f", best validation PSNR {best:.2f} dB" if best > float("-inf") else ""
-        print(f"{last}: epoch {config['epoch_max']}{validated}")
+        print(f"{last}: epoch {config.epoch_max}{validated}")
     return 0
 
 
 def _config_path(name: str) -> Path:
-    """The file of that name, or the configuration of the package; a missing file is left to its reader."""
-    from liif_fast.training.config import SHIPPED
+    """The file of that name, or the package's configuration; whoever reads the file reports a missing one."""
+    from liif_fast.training.config_file import SHIPPED
 
     shipped = SHIPPED / f"{name}.yaml"
     return shipped if shipped.is_file() and not Path(name).is_file() else Path(name)
 
 
 def _resume(asked: Any, last: Path) -> Path | None:
-    """The checkpoint to go on from. UsageError where a run of the same folder would be written over by another."""
+    """The checkpoint to go on from; UsageError if the run would write over another one in the same folder."""
     from liif_fast.errors import UsageError
 
     resume = last if asked is True else None if asked is None else Path(asked)
@@ -122,5 +124,5 @@ def _device(name: str | None) -> Any:
 def _say(line: str) -> None:
     from tqdm import tqdm
 
-    # Past a progress bar, where there is one.
+    # tqdm writes the line above its progress bar.
     tqdm.write(line, file=sys.stderr)

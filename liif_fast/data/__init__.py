@@ -28,15 +28,18 @@ OPTIONAL = ("num_workers",)
 
 
 def make(spec: Mapping[str, Any], **extra: Any) -> Any:
-    """Builds a dataset or wrapper from a published `{name, args}` spec; `extra` arguments override.
+    """Builds a dataset or wrapper from a published `{name, args}` spec; `extra` arguments override those of the spec.
 
-    Raises UsageError for an unknown name or an argument that the class does not take, with the nearest right one.
+    Raises UsageError for an unknown name or argument, and suggests the nearest known one.
     """
     return _make(spec, DATASETS | WRAPPERS, "dataset or wrapper", extra)
 
 
 def make_samples(spec: Mapping[str, Any]) -> Samples:
-    """The wrapped dataset of one `train_dataset`, `val_dataset` or `test_dataset`: {dataset, wrapper, batch_size}."""
+    """Builds the samples of one `train_dataset`, `val_dataset` or `test_dataset`: {dataset, wrapper, batch_size}.
+
+    Raises UsageError for missing and unknown keys, and for a dataset that the wrapper cannot take.
+    """
     if not isinstance(spec, Mapping):
         raise UsageError(f"data entry: expected the keys {', '.join(ENTRY)}, got {spec!r}")
     for key in spec:
@@ -56,7 +59,7 @@ def make_samples(spec: Mapping[str, Any]) -> Samples:
 
 
 def collate(samples: Sequence[Sample]) -> Sample:
-    """One batch of the samples; UsageError where their sizes differ."""
+    """Stacks samples into one batch; raises UsageError where their sizes differ."""
     for key, first in samples[0].items():
         odd = next((sample[key].shape for sample in samples if sample[key].shape != first.shape), None)
         if odd is not None:

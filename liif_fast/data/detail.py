@@ -1,4 +1,4 @@
-"""How much fine detail a crop of a picture holds, looked up in constant time."""
+"""A lookup, in constant time, of how much fine detail a crop of a picture holds."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ BLOCK = 16
 
 
 class DetailMap:
-    """High-frequency energy of a picture, summed over blocks of 16 x 16 pixels.
+    """The high-frequency energy of a picture [H, W, C] uint8, summed over blocks of 16 x 16 pixels.
 
-    The energy is the mean square of the gray picture's discrete Laplacian. FLOOR (in squared gray levels)
-    is added so that flat crops (skies, blurred grounds) are still drawn now and then.
+    The energy is the mean square of the gray picture's discrete Laplacian. FLOOR (in squared gray levels) is added so
+    that flat crops, such as skies, are still drawn now and then.
     """
 
     FLOOR = 4.0
@@ -30,7 +30,7 @@ class DetailMap:
         self._sums = np.pad(blocks.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
 
     def energy(self, top: int, left: int, side: int) -> float:
-        """Mean energy of the square crop at (top, left), to the nearest blocks."""
+        """The mean energy of the square crop at (top, left), whose edges are rounded to blocks."""
         last_row, last_column = (length - 1 for length in self._sums.shape)
         row, column = min(top // BLOCK, last_row - 1), min(left // BLOCK, last_column - 1)
         bottom = min(max(row + 1, round((top + side) / BLOCK)), last_row)

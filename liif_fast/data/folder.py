@@ -1,4 +1,4 @@
-"""Pictures of one folder, or of two whose pictures belong together."""
+"""Datasets: the pictures of one folder, and pairs of pictures from two folders."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from liif_fast.data.pairing import check_scales, without_partner
 from liif_fast.data.pictures import SUFFIXES, Picture
 from liif_fast.data.samples import whole_number
 from liif_fast.data.store import Entry, Store
-from liif_fast.errors import ImageError, UsageError, suggestion
+from liif_fast.errors import ImageError, UsageError, one_line, suggestion
 
-SHOWN = 5  # names in a message
+NAMES_SHOWN = 5  # in a message
 
 logger = logging.getLogger(__name__)
 PathLike = str | os.PathLike[str]
 
 
 class Folders:
-    """Stores of one length whose pictures are taken together: what cannot be read in one is left out of all.
+    """One or more stores of the same length, whose pictures are read together.
 
-    skipped: what has been left out, with the reasons.
+    A picture that cannot be read in one store is left out of all of them. skipped: the names of those that were left
+    out, with the reasons.
     """
 
     def __init__(self, stores: Sequence[Store], repeat: int) -> None:
@@ -40,7 +41,7 @@ class Folders:
 
     @property
     def count(self) -> int:
-        """Number of different pictures (or pairs)."""
+        """The number of different pictures (or pairs)."""
         return len(self.entries)
 
     @property
@@ -52,13 +53,13 @@ class Folders:
         return self.count * self.repeat
 
     def leave_out_unreadable(self) -> None:
-        """Decodes what has not been decoded yet, and leaves out what cannot be."""
+        """Decodes the pictures that have not been decoded yet, and leaves out those that cannot be."""
         for store in self.stores:
             store.decode_all()
         self._leave_out_failures()
 
     def read(self, index: int) -> list[Picture]:
-        """One picture of each store. In place of a picture that turns out to be damaged only now, the next one."""
+        """Reads one picture of each store; the next one stands in for a picture that turns out to be damaged."""
         for number in range(index % self.count, index % self.count + self.count):
             try:
                 return [store.read(number % self.count) for store in self.stores]
@@ -93,14 +94,14 @@ class Folders:
 
 
 class ImageFolder(Folders, Dataset[Picture]):
-    """Pictures of one folder, sorted by name; item i is [H, W, channels] uint8.
+    """The pictures of one folder, sorted by name; item i is [H, W, channels] uint8.
 
-    root_path: the folder. split_file, split_key: a JSON file {key: [names]} to choose from it.
-    first_k: only the first k names. repeat: how often an epoch sees each picture.
-    cache: `none` decodes at each access, `in_memory` once, `bin` once into uncompressed files beside the
-        folder (`_bin_<folder>/`), which all processes map (see Store).
-    shrink: every picture is listed once per factor, reduced that many times (soft photographs gain detail
-        by it); not in the published code.
+    root_path: the folder. split_file, split_key: a JSON file {key: [names]} that chooses pictures of the folder.
+    first_k: only the first k names are taken. repeat: how often an epoch sees each picture.
+    cache: `none` decodes a picture at each access; `in_memory` decodes it once; `bin` decodes it once into an
+        uncompressed file beside the folder (in `_bin_<folder>/`), which all processes map (see Store).
+    shrink: every picture is listed once for each factor and reduced by it, which sharpens soft photographs; this is
+        not in the published code.
     channels: 3 for RGB, as published; 1 for gray, 2 and 4 with alpha, any number from `.npy` files.
     Pictures that cannot be read are left out and named in one warning.
     Raises UsageError when no picture is left or an argument is out of range.
@@ -128,9 +129,10 @@ class ImageFolder(Folders, Dataset[Picture]):
 class PairedImageFolders(Folders, Dataset[tuple[Picture, Picture]]):
     """Low-resolution pictures and their originals in two folders, paired in the order of their names.
 
-    root_path_1: the low-resolution pictures; root_path_2: the originals. The other arguments are those of
-    `ImageFolder` and hold for both. Item i is the two as [h, w, channels] and [H, W, channels] uint8.
-    Raises UsageError, naming the files, for unequal counts and for sizes that are not those of a pair.
+    root_path_1: the folder of the low-resolution pictures. root_path_2: the folder of the originals. The other
+    arguments are those of `ImageFolder` and hold for both folders. Item i is a pair of [h, w, channels] and
+    [H, W, channels] uint8.
+    Raises UsageError, which names the files, for unequal counts and for sizes that do not make a pair.
     """
 
     paired: ClassVar[bool] = True
@@ -171,7 +173,7 @@ def open_folder(
     shrink: Sequence[int],
     channels: int,
 ) -> Store:
-    """The pictures of a folder by the arguments of `ImageFolder`."""
+    """Opens the pictures of a folder; the arguments are those of `ImageFolder`."""
     for name, value in (("first_k", first_k), ("channels", channels), *(("shrink", factor) for factor in shrink)):
         if value is not None:
             whole_number(name, value)
@@ -184,9 +186,11 @@ def open_folder(
 
 
 def shown(names: Iterable[str]) -> str:
-    """The first few of the names."""
+    """The first few of the names, and how many more there are."""
     listed = list(names)
-    return ", ".join(listed[:SHOWN]) + (f", ... ({len(listed) - SHOWN} more)" if len(listed) > SHOWN else "")
+    return ", ".join(listed[:NAMES_SHOWN]) + (
+        f", ... ({len(listed) - NAMES_SHOWN} more)" if len(listed) > NAMES_SHOWN else ""
+    )
 
 
 def _listed(root: Path) -> list[str]:
@@ -199,7 +203,7 @@ def _split(path: Path, key: str | None) -> list[str]:
     try:
         content = json.loads(path.expanduser().read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UsageError(f"split_file {path}: expected a JSON file {{key: [names]}}, {error}") from error
+        raise UsageError(f"split_file {path}: expected a JSON file {{key: [names]}}, {one_line(error)}") from error
     if not isinstance(content, dict) or not isinstance(content.get(key), list):
         known = list(content) if isinstance(content, dict) else []
         raise UsageError(

@@ -1,4 +1,4 @@
-"""The published wrappers of paired pictures: crops of both, and originals of many sizes."""
+"""The published wrappers of paired pictures: one crops both, one resizes the originals to many sizes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from liif_fast.errors import UsageError
 
 
 class SRImplicitPaired(Samples):
-    """A low-resolution picture and its original; the scale is the ratio of their sizes, whole or not.
+    """Samples of a low-resolution picture and its original; the scale is the ratio of their sizes.
 
     dataset: item i is a pair of [h, w, C] and [H, W, C] uint8.
-    inp_size: side of a crop of the low-resolution picture, drawn uniformly; the truth are the pixels of the original
-        whose centres lie in it, floor(inp_size * scale) a side. None takes the whole pictures.
-    augment: flips and transposition.
-    At a scale that is not whole the crops' borders fall between pixels of the original: the coordinates say where
-    exactly. Low-resolution pictures smaller than inp_size are mirrored with their originals. The rest: see `Samples`.
+    inp_size: the side of a crop of the low-resolution picture, drawn uniformly. The truth are the pixels of the
+        original whose centres lie in the crop, floor(inp_size * scale) on a side. None takes the whole pictures.
+    augment: flips and transposes the pictures at random.
+    At a scale that is not a whole number, the edges of a crop fall between pixels of the original; the coordinates say
+    exactly where. Low-resolution pictures smaller than inp_size are mirrored with their originals. See `Samples` for
+    the other arguments.
     """
 
     paired: ClassVar[bool] = True
@@ -52,15 +53,18 @@ class SRImplicitPaired(Samples):
 
 
 def crop(pair: Pair, side: int, rng: np.random.Generator) -> tuple[Pair, Span]:
-    """A side x side part of the first, the pixels of the second whose centres lie in it, and where they lie."""
+    """Draws a side x side part of the first picture.
+
+    Returns it with the pixels of the second picture whose centres lie in it, and the span of those pixels.
+    """
     small, large = (picture.shape[:2] for picture in pair)
-    # In whole numbers, so that no pixel is gained or lost to rounding.
+    # Whole numbers keep rounding from adding or losing a pixel.
     sides: Size = (side * large[0] // small[0], side * large[1] // small[1])
     low, high = padded(pair[0], side, side), padded(pair[1], *sides)
     starts, firsts, span = [], [], []
     for length, n, total, count in zip(low.shape[:2], small, large, sides, strict=True):
         start = int(rng.integers(length - side + 1))
-        # The first pixel k of the original with (k + 0.5) * n / total >= start.
+        # The smallest k with (k + 0.5) * n / total >= start is the first pixel of the original.
         first = -((n - 2 * start * total) // (2 * n))
         lo, hi = (2 * ((k * n) / total - start) / side - 1 for k in (first, first + count))
         starts.append(start)
@@ -72,14 +76,14 @@ def crop(pair: Pair, side: int, rng: np.random.Generator) -> tuple[Pair, Span]:
 
 
 class SRImplicitUniformVaried(Samples):
-    """A low-resolution picture and its original, whose shorter side is reduced to a size that grows with the index.
+    """Samples of a low-resolution picture and its original, whose shorter side is resized to one that grows with i.
 
-    dataset: item i is a pair of [h, w, C] and [H, W, C] uint8, the whole of which is used.
-    size_min, size_max: shorter side of the truth for the first and the last item, evenly spread between them; a data
-        set of one item draws it.
-    augment: horizontal flip only, as published.
-    gt_resize: shorter side to which the truth is then brought, so that all are of one size.
-    Samples of different sizes fit into one batch where sample_q is given. The rest: see `Samples`.
+    dataset: item i is a pair of [h, w, C] and [H, W, C] uint8, which are used whole.
+    size_min, size_max: the shorter side of the truth for the first and the last item; it grows evenly between them. A
+        dataset of one item draws it at random.
+    augment: flips the pictures horizontally at random, as published.
+    gt_resize: the shorter side to which the truth is then resized, so that all truths have one size.
+    Samples of different sizes fit into one batch if sample_q is given. See `Samples` for the other arguments.
     """
 
     paired: ClassVar[bool] = True
@@ -114,7 +118,7 @@ class SRImplicitUniformVaried(Samples):
 
 
 def resize_shorter(picture: Picture, side: int) -> Picture:
-    """The shorter side becomes `side`, the longer one int(side * long / short), as torchvision's Resize does."""
+    """Resizes so that the shorter side is `side` and the longer one int(side * long / short), as torchvision does."""
     height, width = picture.shape[:2]
     if min(height, width) == side:
         return picture

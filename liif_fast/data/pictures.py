@@ -19,12 +19,12 @@ MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
 def read_picture(path: Path, shrink: int = 1, channels: int = 3) -> Picture:
-    """The picture as [H, W, channels] uint8.
+    """Reads a picture as [H, W, channels] uint8.
 
-    channels: 1 gray, 2 gray and alpha, 3 RGB, 4 RGBA; Pillow converts. A `.npy` file holds [H, W] or [H, W, C] uint8
-        and must have that many.
-    shrink: reduced that many times by Pillow's bicubic filter (antialiased).
-    Raises ImageError, with the path and the reason.
+    channels: 1 for gray, 2 for gray and alpha, 3 for RGB, 4 for RGBA; Pillow converts. A `.npy` file holds [H, W] or
+        [H, W, C] uint8 and must have that many channels.
+    shrink: the factor by which Pillow's antialiased bicubic filter reduces the picture.
+    Raises ImageError with the path and the reason.
     """
     try:
         return decode(content(path), path, shrink, channels)
@@ -33,14 +33,14 @@ def read_picture(path: Path, shrink: int = 1, channels: int = 3) -> Picture:
 
 
 def decode(data: bytes, path: Path, shrink: int = 1, channels: int = 3) -> Picture:
-    """`read_picture` of a file's bytes; the ImageError gives the reason alone."""
+    """Does what `read_picture` does, from a file's bytes; an ImageError gives the reason without the path."""
     try:
         picture = _array(data) if path.suffix.lower() == ARRAY else _pixels(data, channels)
     except (ImageError, MemoryError):
         raise
-    # Decoders answer damaged files with errors of any type.
+    # Decoders raise errors of any type for damaged files.
     except Exception as error:
-        raise ImageError(_reason(error)) from error
+        raise ImageError(_explain(error)) from error
     if picture.shape[2] != channels or not picture.size:
         raise ImageError(f"expected {channels} channels, got [H, W, C] = {list(picture.shape)}")
     if shrink != 1:
@@ -49,25 +49,25 @@ def decode(data: bytes, path: Path, shrink: int = 1, channels: int = 3) -> Pictu
 
 
 def picture_size(path: Path, shrink: int = 1) -> tuple[int, int]:
-    """(height, width) by the file's header, not decoded; ImageError with the reason alone."""
+    """Reads (height, width) from the file's header alone; an ImageError gives the reason without the path."""
     try:
         if path.suffix.lower() == ARRAY:
             height, width = np.load(path, mmap_mode="r").shape[:2]
         else:
             with Image.open(path) as file:
                 width, height = file.size
-    # As in `decode`.
+    # Decoders raise errors of any type for damaged files.
     except Exception as error:
-        raise ImageError(_reason(error)) from error
+        raise ImageError(_explain(error)) from error
     return max(1, height // shrink), max(1, width // shrink)
 
 
 def resize(picture: Picture, height: int, width: int) -> Picture:
-    """Pillow's bicubic resize of [H, W, C] uint8: antialiased, rounded to 8 bits, as published."""
+    """Resizes [H, W, C] uint8 by Pillow's bicubic filter, antialiased and rounded to 8 bits, as published."""
     size = (width, height)
     if picture.shape[2] == 3:
         return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
-    # One by one: Pillow would weigh the others by an alpha channel.
+    # Channels are resized one by one, because Pillow would weight the others by an alpha channel.
     channels = (
         Image.fromarray(channel).resize(size, Image.Resampling.BICUBIC) for channel in np.moveaxis(picture, 2, 0)
     )
@@ -75,11 +75,11 @@ def resize(picture: Picture, height: int, width: int) -> Picture:
 
 
 def content(path: Path) -> bytes:
-    """The bytes of a file; ImageError with the reason alone."""
+    """Reads the bytes of a file; an ImageError gives the reason without the path."""
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ImageError(_reason(error)) from error
+        raise ImageError(_explain(error)) from error
 
 
 def _array(data: bytes) -> Picture:
@@ -95,7 +95,7 @@ def _pixels(data: bytes, channels: int) -> Picture:
     with Image.open(io.BytesIO(data)) as file:
         image: Image.Image = file
         if file.mode.startswith("I"):
-            # 16-bit gray: Pillow's own conversion clips at 255.
+            # Pillow's own conversion of 16-bit gray clips at 255.
             levels = np.asarray(file).astype(np.float64) / 257
             image = Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
         elif file.mode == "F":
@@ -104,7 +104,8 @@ def _pixels(data: bytes, channels: int) -> Picture:
     return picture.reshape(*picture.shape[:2], channels)
 
 
-def _reason(error: Exception) -> str:
+def _explain(error: Exception) -> str:
+    """The reason of an error in words, on one line."""
     if isinstance(error, UnidentifiedImageError):
         return "not a picture that Pillow knows"
     if isinstance(error, FileNotFoundError):

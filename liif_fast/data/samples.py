@@ -1,4 +1,4 @@
-"""What a sample is made of: a low-resolution picture, query points and their true colours (LIIF, section 4)."""
+"""Samples: a low-resolution picture, query points and their true colours (LIIF, section 4)."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from liif_fast.geometry import axis_coord, make_coord
 
 Sample = dict[str, Tensor]
 Pair = tuple[Picture, Picture]  # low resolution, truth
-# Where the truth lies on the low-resolution picture, (from, to) of each axis: all over it, unless said otherwise.
+# The part of the low-resolution picture that the truth covers: (from, to) of each axis, in LIIF's coordinates.
 Span = tuple[tuple[float, float], tuple[float, float]]
 WHOLE: Span = ((-1, 1), (-1, 1))
 
 
 class Samples(Dataset[Sample]):
-    """Base of the wrappers: item i is {inp [C, h, w], coord [Q, 2], cell [Q, 2], gt [Q, C]} of picture i.
+    """Base class of the wrappers: item i is {inp [C, h, w], coord [Q, 2], cell [Q, 2], gt [Q, C]} of picture i.
 
-    augment: flips, each with probability one half. sample_q: queries per sample, distinct pixels as long as there
-    are enough; None for every pixel, row by row.
-    seed: a sample depends only on (seed, epoch, index), whatever the number of workers, so that a resumed
-    run sees what the interrupted one would have seen. The trainer calls `set_epoch`.
+    augment: applies each flip with probability one half.
+    sample_q: the number of queries, which are distinct pixels as long as there are enough; None asks for every pixel,
+        row by row.
+    seed: a sample depends only on (seed, epoch, index) and not on the number of workers, so that a resumed run sees
+        what the interrupted one would have seen. The trainer calls `set_epoch`.
     """
 
     paired: ClassVar[bool]
@@ -39,31 +40,31 @@ class Samples(Dataset[Sample]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch to draw the next samples for."""
+        """Sets the epoch for which the next samples are drawn."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def rng(self, index: int) -> np.random.Generator:
-        """The random numbers of one sample."""
+        """The random number generator of one sample."""
         return np.random.default_rng((self.seed, self.epoch, index))
 
 
 def whole_number(name: str, value: Any) -> int:
-    """The value, or UsageError unless it is a whole number of 1 or more."""
+    """Returns the value; raises UsageError unless it is a whole number of 1 or more."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise UsageError(f"{name}: expected a whole number of 1 or more, got {value!r}")
     return value
 
 
 def to_tensor(picture: Picture) -> Tensor:
-    """[H, W, C] uint8 to [C, H, W] float32 in [0, 1]."""
+    """Converts [H, W, C] uint8 to [C, H, W] float32 in [0, 1]."""
     return torch.from_numpy(picture.transpose(2, 0, 1).astype(np.float32, order="C")) / 255
 
 
 def augmented(pair: Pair, rng: np.random.Generator, span: Span = WHOLE) -> tuple[Pair, Span]:
-    """Both pictures flipped and transposed alike, each of the three with probability one half, and the new span."""
+    """Flips and transposes both pictures alike, each with probability one half; returns them and their new span."""
     vertical, horizontal, transpose = rng.random(3) < 0.5
     low, high = pair
     rows, columns = span
@@ -77,14 +78,14 @@ def augmented(pair: Pair, rng: np.random.Generator, span: Span = WHOLE) -> tuple
 
 
 def mirrored(bounds: tuple[float, float]) -> tuple[float, float]:
-    """One axis of a span, seen from the other side."""
+    """The bounds of one axis of a span after a flip."""
     return -bounds[1], -bounds[0]
 
 
 def to_sample(pair: Pair, sample_q: int | None, rng: np.random.Generator, span: Span = WHOLE) -> Sample:
-    """inp [C, h, w], coord [Q, 2], cell [Q, 2], gt [Q, C] of one pair: all pixels, or `sample_q` of them.
+    """Makes {inp [C, h, w], coord [Q, 2], cell [Q, 2], gt [Q, C]} of a pair, by all pixels or `sample_q` of them.
 
-    A truth of fewer than `sample_q` pixels gives them all, and again from the first, in random order.
+    A truth of fewer than `sample_q` pixels gives all of them in random order, over and over.
     """
     low, high = pair
     shape = high.shape[:2]
@@ -105,7 +106,7 @@ def to_sample(pair: Pair, sample_q: int | None, rng: np.random.Generator, span: 
 
 
 def padded(picture: Picture, height: int, width: int) -> Picture:
-    """The picture, mirrored beyond its lower and right edges where it is smaller than height x width."""
+    """Mirrors the picture beyond its lower and right edges until it has at least height x width pixels."""
     missing = [max(0, side - length) for side, length in zip((height, width), picture.shape[:2], strict=True)]
     if not any(missing):
         return picture

@@ -1,4 +1,4 @@
-"""Decoded pictures of a list of files, kept in memory, on disk, or nowhere."""
+"""The pictures of a list of files, whose pixels are kept in memory, on disk, or not at all."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ CACHES = ("none", "bin", "in_memory")
 
 
 class Entry(NamedTuple):
-    """A picture of a data set: a file, reduced `shrink` times."""
+    """A picture of a dataset: a file, reduced `shrink` times."""
 
     path: Path
     shrink: int = 1
 
 
 class Opened(NamedTuple):
-    """(height, width), and where the pixels are: an array, a file of the cache, or still in the picture file."""
+    """A picture's (height, width) and its pixels: an array, a file of the cache, or None for the picture file."""
 
     size: tuple[int, int]
     source: Picture | Path | None
 
 
 class Store:
-    """The pictures of a list of entries; they are opened when the store is made, those that cannot be are left out.
+    """The pictures of a list of entries, which are opened when the store is made.
 
-    cache: `none` decodes at each access (only headers are read when the store is made); `in_memory` decodes once,
-        and workers that are forked share the arrays; `bin` decodes once into a folder of uncompressed files, which
-        all processes share by mapping them.
-    folder: of the `bin` cache. A file's name is the hash of its picture file's content, so that a changed picture is
-        decoded anew; it appears whole or not at all, whoever else writes it.
-    channels: of the arrays [H, W, channels] uint8.
-    failures: number in `entries` as given -> why it cannot be read.
+    channels: the channels of the arrays [H, W, channels] uint8.
+    cache: `none` decodes a picture at each access, and reads only headers when the store is made; `in_memory` decodes
+        each picture once, and forked workers share the arrays; `bin` decodes each picture once into a folder of
+        uncompressed files, which all processes share by mapping them.
+    folder: the folder of the `bin` cache. A file's name is the hash of the picture file's content, so that a changed
+        picture is decoded again. The file appears whole or not at all, even if another process writes it, too.
+    failures: the number of an entry, as given, -> why it cannot be read.
     """
 
     def __init__(self, entries: Sequence[Entry], channels: int, cache: str, folder: Path) -> None:
@@ -72,7 +72,7 @@ class Store:
         return self._opened[number].size
 
     def read(self, number: int) -> Picture:
-        """[H, W, channels] uint8, perhaps not writable; ImageError only where nothing was decoded before."""
+        """Reads [H, W, channels] uint8, perhaps not writable; raises ImageError only with the cache `none`."""
         source = self._opened[number].source
         if source is None:
             return read_picture(*self.entries[number], self.channels)
@@ -82,7 +82,7 @@ class Store:
         return source
 
     def decode_all(self) -> None:
-        """Finds out which pictures can be decoded, into `failures`, where it is not known."""
+        """Decodes every picture that has not been decoded yet, and puts those that cannot be into `failures`."""
         if not self.decoded:
             _, self.failures = _each(self._in_memory, self.entries, keep=False)
 
@@ -110,7 +110,7 @@ class Store:
             with replacing(target) as part, open(part, "wb") as file:
                 np.save(file, picture)
                 file.flush()
-                # A crash of the machine must not leave the name without the pixels.
+                # The pixels must be on the disk before the name is, in case the machine crashes.
                 os.fsync(file.fileno())
         except OSError as error:
             raise UsageError(
@@ -121,7 +121,7 @@ class Store:
 def _each(
     work: Callable[[Entry], T], entries: Sequence[Entry], keep: bool = True
 ) -> tuple[dict[int, T], dict[int, str]]:
-    """What `work` gives for each entry (nothing is kept without `keep`), and the reasons of those that fail."""
+    """Runs `work` for each entry; returns its results (none without `keep`) and the reasons of those that fail."""
 
     def attempt(entry: Entry) -> T | ImageError | None:
         try:
@@ -132,7 +132,7 @@ def _each(
 
     done: dict[int, T] = {}
     failures: dict[int, str] = {}
-    # Decoders and hashes let go of the interpreter's lock.
+    # Decoders and hashes release the interpreter's lock.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for number, result in enumerate(pool.map(attempt, entries)):
             if isinstance(result, ImageError):
@@ -143,7 +143,7 @@ def _each(
 
 
 def _mapped_size(path: Path) -> tuple[int, int] | None:
-    """(height, width) of a file of the cache, None where there is none or a damaged one."""
+    """The (height, width) of a file of the cache; None if it is missing or damaged."""
     try:
         shape = np.load(path, mmap_mode="r").shape
     except (OSError, ValueError, EOFError):

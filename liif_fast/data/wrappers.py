@@ -1,4 +1,4 @@
-"""The published wrapper for training: pictures reduced on the fly, by a scale drawn for each sample."""
+"""The published wrapper for training, which reduces pictures on the fly by a scale drawn for each sample."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ logger = logging.getLogger(__name__)
 
 
 class SRImplicitDownsampled(Samples):
-    """A picture and its bicubic reduction by a scale drawn uniformly from [scale_min, scale_max].
+    """Samples of a picture and its bicubic reduction by a scale drawn uniformly from [scale_min, scale_max].
 
     dataset: item i is [H, W, C] uint8.
-    inp_size: side of the low-resolution crop; the truth is a crop of round(inp_size * scale), reduced by itself.
-        None takes the whole picture.
-    augment: flips and transposition.
-    detail_candidates: draws that many crops from as many pictures and keeps one with a probability
-        proportional to its high-frequency energy; 1 is the published uniform draw.
-    Pictures smaller than the crop are enlarged by mirroring, which one warning says. The rest: see `Samples`.
+    inp_size: the side of the low-resolution crop. The truth is a crop of round(inp_size * scale) pixels on a side, and
+        only that crop is reduced. None takes the whole picture.
+    augment: flips and transposes the pictures at random.
+    detail_candidates: draws this many crops from as many pictures and keeps one, with a probability proportional to
+        its high-frequency energy; 1 is the published uniform draw.
+    Pictures smaller than the crop are mirrored beyond their edges, and one warning names them. See `Samples` for the
+    other arguments.
     """
 
     paired: ClassVar[bool] = False
@@ -70,7 +71,7 @@ class SRImplicitDownsampled(Samples):
     def _whole(self, index: int, scale: float) -> Pair:
         least = math.ceil(scale)
         picture = padded(self.dataset[index], least, least)
-        # 1e-9: a size that is a whole multiple of the scale must not lose a row to rounding
+        # Without 1e-9, a size that is a whole multiple of the scale could lose a row to rounding.
         height, width = (math.floor(side / scale + 1e-9) for side in picture.shape[:2])
         high = picture[: round(height * scale), : round(width * scale)]
         return resize(high, height, width), high
@@ -99,7 +100,7 @@ class SRImplicitDownsampled(Samples):
 
 
 def warn_small(dataset: Any, side: int) -> None:
-    """Says which pictures of a folder are smaller than a crop of side x side and so will be mirrored."""
+    """Warns of pictures in a folder that are smaller than a crop of side x side and will be mirrored."""
     store = dataset.stores[0] if hasattr(dataset, "stores") else None
     if store is None:
         return

@@ -1,8 +1,8 @@
 """An initialisation that makes an untrained LIIF return the bilinear interpolation of its input.
 
-The local ensemble of LIIF (equation 4) is bilinear interpolation of whatever the four neighbours predict. If each
-predicts the colour of its own pixel, the model starts where a plain resize is, and training only has to learn
-the difference. All other weights keep a random start; what they add to the output is made small.
+The local ensemble of LIIF (equation 4) interpolates bilinearly between the predictions of the four neighbours. If
+each predicts the colour of its own pixel, the model starts as a plain resize, and training only has to learn the
+difference. All other weights start at random, scaled down so that they add little to the output.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from liif_fast.errors import UsageError
 
 
 def _skip_convolutions(encoder: Any) -> tuple[nn.Conv2d, nn.Conv2d]:
-    """The first convolution and the last one of the branch that the encoder's long skip adds it to."""
+    """The encoder's first convolution, and the last one of the branch to which the long skip adds its output."""
     if hasattr(encoder, "head") and hasattr(encoder, "body"):
         first, last = encoder.head[0], encoder.body[-1]  # EDSR, RCAN
     elif hasattr(encoder, "SFENet1") and hasattr(encoder, "GFF"):
@@ -32,10 +32,10 @@ def _skip_convolutions(encoder: Any) -> tuple[nn.Conv2d, nn.Conv2d]:
 def bilinear_init(model: Any, residual_gain: float = 0.1) -> None:
     """Changes a freshly built LIIF in place so that it starts as bilinear interpolation.
 
-    The first channels of the feature map become the input's, the first pairs of hidden units of every layer of
-    the MLP carry their positive and negative parts, the output adds them up again. `residual_gain` scales what the
-    encoder's body and all other hidden units contribute; with 0 the model is bilinear interpolation exactly.
-    Raises UsageError for an encoder without a long skip or an MLP too narrow for the pairs.
+    The first channels of the feature map become the input's colours. In every layer of the MLP, the first pairs of
+    hidden units carry the positive and negative parts of a colour, and the output adds them up again. `residual_gain`
+    scales what the encoder's body and all other hidden units contribute; with 0 the model is exactly bilinear.
+    Raises UsageError for an encoder without a long skip, or an MLP that is too narrow for the pairs.
     """
     first, last = _skip_convolutions(model.encoder)
     colours = first.in_channels

@@ -1,203 +1,207 @@
-"""Configurations: YAML files with the published keys and a few more.
+"""Configurations as typed values: the published keys and a few more.
 
-Published: train_dataset, val_dataset, test_dataset {dataset, wrapper, batch_size}, data_norm, eval_type, eval_bsize,
-model, optimizer, epoch_max, multi_step_lr, resume, epoch_val, epoch_save.
-
-Further keys of this package:
-  seed          of the weights, the crops and their order (0)
-  init          `bilinear` starts the model as bilinear interpolation (see bilinear_init); default: random
-  cosine_lr     {warmup: steps, final: factor} in place of multi_step_lr
-  ema           decay of an average of the weights, which is what is validated and saved (0: the weights themselves)
-  clip_grad     largest norm of the gradient (none)
-  amp           bf16 or fp16: automatic mixed precision (none: float32)
-  channels_last true keeps the encoder's maps channels last
-  num_workers   inside a dataset entry: processes that make samples (default: up to 8 for a GPU, else 0, which is the
-                training process)
+`read_config` checks a mapping, as `config_file.load_config` reads it from YAML, and makes it a `Config`;
+`documented_keys` lists every key with what it takes, its default and its meaning.
 """
+
+# `key` and `required` return dataclass fields, which ruff cannot know.
+# ruff: noqa: RUF009
 
 from __future__ import annotations
 
-import inspect
-import re
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
-from liif_fast.data import ENTRY, OPTIONAL
-from liif_fast.errors import UsageError, one_line, suggestion
+from liif_fast.errors import UsageError
 from liif_fast.models import registry
+from liif_fast.training.keys import (
+    Component,
+    DocumentedKey,
+    Kind,
+    component,
+    document,
+    is_whole,
+    key,
+    number,
+    read_section,
+    required,
+    section,
+    value,
+    whole_number,
+)
 from liif_fast.training.metrics import parse_mode
 from liif_fast.training.optimizer import OPTIMIZERS
 
-SHIPPED = Path(__file__).parent / "configs"
-ENTRIES = ("train_dataset", "val_dataset", "test_dataset")
-KEYS = (
-    *ENTRIES,
-    *("data_norm", "eval_type", "eval_bsize", "model", "optimizer", "epoch_max", "multi_step_lr", "resume"),
-    *("epoch_val", "epoch_save", "seed", "init", "cosine_lr", "ema", "clip_grad", "amp", "channels_last"),
-)
-TRAINING = ("train_dataset", "model", "optimizer", "epoch_max")
-ENTRY_KEYS = (*ENTRY, *OPTIONAL)
-# key: (words, test)
-VALUES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    **dict.fromkeys(
-        ("epoch_max", "epoch_val", "epoch_save", "eval_bsize", "batch_size"),
-        ("a whole number of 1 or more", lambda value: _whole(value) and value >= 1),
-    ),
-    **dict.fromkeys(
-        ("seed", "num_workers"), ("a whole number of 0 or more", lambda value: _whole(value) and value >= 0)
-    ),
-    "ema": ("a number from 0 to below 1", lambda value: _number(value) and 0 <= value < 1),
-    "clip_grad": ("a number above 0", lambda value: _number(value) and value > 0),
-    "channels_last": ("true or false", lambda value: isinstance(value, bool)),
-    "init": ("bilinear or nothing", lambda value: value == "bilinear"),
-    "amp": ("bf16, fp16 or nothing", lambda value: value in ("bf16", "fp16")),
-}
+NUMBERS = Kind("a list of numbers", lambda written, name: written)  # `Normalisation` checks them.
 
 
-def load_config(path: Path, settings: Iterable[str] = ()) -> dict[str, Any]:
-    """Reads a configuration, lays `settings` ("dotted.key=value") over it and checks all keys.
+@dataclass(frozen=True)
+class DataEntry:
+    """Where samples come from, and how many make a batch."""
 
-    Raises UsageError, with the nearest right key for an unknown one, and when PyYAML is missing.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{path}: expected a YAML configuration, {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: expected a YAML configuration, {one_line(error)}") from error
-    config = _read(text, str(path))
-    if not isinstance(config, dict):
-        raise UsageError(f"{path}: expected a YAML mapping of keys, got {type(config).__name__}")
-    for setting in settings:
-        _set(config, setting)
-    check(config)
-    return config
+    dataset: Component = key(component(), "The pictures: image-folder or paired-image-folders.")
+    wrapper: Component = key(
+        component(), "The samples: sr-implicit-downsampled, sr-implicit-paired or sr-implicit-uniform-varied."
+    )
+    batch_size: int = key(whole_number(1), "Samples of a batch, over all processes.")
+    num_workers: int | None = key(
+        whole_number(0),
+        "Processes that make samples; 0 makes them in the training process.",
+        None,
+        "up to 8 for a GPU, else 0",
+    )
 
 
-def save_config(config: dict[str, Any], folder: Path) -> None:
-    """Writes the configuration into the folder of its run; an older one that differs is kept, and this one numbered."""
-    import yaml
+@dataclass(frozen=True)
+class Affine:
+    """One side of a normalisation: (x - sub) / div, one number for each channel or one for all."""
 
-    number = 1
-    while (path := folder / ("config.yaml" if number == 1 else f"config-{number}.yaml")).exists():
-        if _read(path.read_text(encoding="utf-8"), str(path)) == config:
-            return
-        number += 1
-    path.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    sub: Sequence[float] = key(NUMBERS, "What is subtracted from values in [0, 1].")
+    div: Sequence[float] = key(NUMBERS, "What the difference is divided by.")
 
 
-def check(config: dict[str, Any], required: Iterable[str] = ()) -> None:
-    """Raises UsageError for unknown, missing or conflicting keys and for values out of range.
+@dataclass(frozen=True)
+class DataNorm:
+    """The normalisation of what the model takes and of what it answers."""
 
-    The args of datasets and wrappers are checked by `data.make_samples`, which builds them.
-    """
-    _known(config, KEYS, "configuration")
-    missing = [key for key in required if config.get(key) is None]
-    if missing:
-        raise UsageError(f"configuration: expected the keys {', '.join(required)}; missing: {', '.join(missing)}")
-    _values(config, "")
-    for entry in (entry for entry in ENTRIES if config.get(entry) is not None):
-        _known(config[entry], ENTRY_KEYS, entry)
-        _values(config[entry], f"{entry}.")
-        for part in ("dataset", "wrapper"):
-            _known(config[entry].get(part, {}), ("name", "args"), f"{entry}.{part}")
-    _spec(config.get("model"), registry, "model")
-    _spec(config.get("optimizer"), OPTIMIZERS, "optimizer", given=("self", "params"))
-    if (norm := config.get("data_norm")) is not None:
-        _complete(norm, ("inp", "gt"), "data_norm")
-        for side in ("inp", "gt"):
-            _complete(norm[side], ("sub", "div"), f"data_norm.{side}")
-    if (steps := config.get("multi_step_lr")) is not None:
-        _known(steps, ("milestones", "gamma"), "multi_step_lr")
-        if not isinstance(steps.get("milestones"), list) or not all(map(_whole, steps["milestones"])):
-            raise UsageError(f"multi_step_lr.milestones: expected a list of epochs, got {steps.get('milestones')!r}")
-    if (cosine := config.get("cosine_lr")) is not None:
-        _known(cosine, ("warmup", "final"), "cosine_lr")
-        if steps is not None:
+    inp: Affine = key(section(Affine), "Normalisation of the low-resolution picture.")
+    gt: Affine = key(section(Affine), "Normalisation of the true colours.")
+
+
+@dataclass(frozen=True)
+class MultiStepSchedule:
+    """The published schedule: the learning rate is multiplied by `gamma` after each milestone."""
+
+    milestones: Sequence[int] = key(
+        value("a list of epochs", lambda written: isinstance(written, list) and all(map(is_whole, written))),
+        "Epochs after whose end the learning rate falls.",
+    )
+    gamma: float = key(number("a number", lambda written: True), "The factor of each milestone.", 0.1)
+
+
+@dataclass(frozen=True)
+class CosineSchedule:
+    """A linear rise over the first steps, then half a cosine over the rest of the run."""
+
+    warmup: int = key(whole_number(0), "Steps of the rise.", 0)
+    final: float = key(number("a number", lambda written: True), "The factor at the end of the run.", 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that a configuration may say; what a run of training cannot do without is in `TrainingConfig`."""
+
+    train_dataset: DataEntry | None = key(section(DataEntry), "What is trained on.", None, "required to train")
+    val_dataset: DataEntry | None = key(section(DataEntry), "What is validated on while training.", None, "none")
+    test_dataset: DataEntry | None = key(
+        section(DataEntry), "What `liif-fast evaluate` measures on.", None, "val_dataset"
+    )
+    data_norm: DataNorm | None = key(section(DataNorm), "Normalisation around the model, saved with it.", None, "none")
+    eval_type: str | None = key(
+        Kind("none, div2k-N or benchmark-N", lambda written, name: _eval_type(written)),
+        "PSNR of every value, of RGB without a border of N + 6 pixels, or of luma without a border of N.",
+        None,
+        "none",
+    )
+    eval_bsize: int | None = key(whole_number(1), "Queries of one call when measuring.", None, "all")
+    model: Component | None = key(
+        component(registry, ("self", "in_dim")), "The model with its encoder and MLP.", None, "required to train"
+    )
+    optimizer: Component | None = key(
+        component(OPTIMIZERS, ("self", "params")), "adam or sgd, as in torch.optim.", None, "required to train"
+    )
+    epoch_max: int | None = key(whole_number(1), "Epochs of the whole run.", None, "required to train")
+    multi_step_lr: MultiStepSchedule | None = key(
+        section(MultiStepSchedule), "The published schedule of the learning rate.", None, "a constant rate"
+    )
+    resume: str | None = key(
+        Kind("a path", lambda written, name: written),
+        "A checkpoint to go on from; --resume overrides it.",
+        None,
+        "a new run",
+    )
+    epoch_val: int | None = key(whole_number(1), "Epochs from one validation to the next.", None, "none")
+    epoch_save: int | None = key(
+        whole_number(1), "Epochs from one checkpoint that is kept, epoch-N.pth, to the next.", None, "none"
+    )
+    seed: int = key(whole_number(0), "Seed of the weights, of the crops and of their order.", 0)
+    init: Literal["bilinear"] | None = key(
+        value("bilinear or nothing", lambda written: written == "bilinear"),
+        "`bilinear` starts the model as bilinear interpolation.",
+        None,
+        "random weights",
+    )
+    cosine_lr: CosineSchedule | None = key(
+        section(CosineSchedule), "A schedule of the learning rate in place of multi_step_lr.", None, "none"
+    )
+    ema: float = key(
+        number("a number from 0 to below 1", lambda written: 0 <= written < 1),
+        "Decay of a moving average of the weights, which is validated and saved; 0 takes the weights themselves.",
+        0.0,
+    )
+    clip_grad: float | None = key(
+        number("a number above 0", lambda written: written > 0),
+        "Largest norm of the gradient.",
+        None,
+        "no limit",
+    )
+    amp: Literal["bf16", "fp16"] | None = key(
+        value("bf16, fp16 or nothing", lambda written: written in ("bf16", "fp16")),
+        "Automatic mixed precision.",
+        None,
+        "float32",
+    )
+    channels_last: bool = key(
+        value("true or false", lambda written: isinstance(written, bool)),
+        "Keeps the encoder's feature maps in channels-last order.",
+        False,
+    )
+
+    def __post_init__(self) -> None:
+        if self.multi_step_lr is not None and self.cosine_lr is not None:
             raise UsageError("configuration: expected multi_step_lr or cosine_lr, got both")
-    try:
-        parse_mode(config.get("eval_type"))
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+
+    @property
+    def schedule(self) -> MultiStepSchedule | CosineSchedule | None:
+        """The schedule of the learning rate; None for a constant one."""
+        return self.multi_step_lr or self.cosine_lr
+
+    @property
+    def norm(self) -> dict[str, Any] | None:
+        """`data_norm` as the mapping that models and checkpoints carry."""
+        return None if self.data_norm is None else asdict(self.data_norm)
 
 
-def _read(text: str, where: str) -> Any:
-    try:
-        import yaml
-    except ImportError as error:
-        raise UsageError("a YAML configuration needs PyYAML: pip install 'liif_fast[train]'") from error
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(Config):
+    """A configuration with what a run of training needs."""
 
-    class Loader(yaml.SafeLoader):  # type: ignore[misc]
-        """YAML 1.1, but 1e-4 is a number, as everybody means it."""
-
-    exponent = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", exponent, list("-+0123456789"))
-    try:
-        return yaml.load(text, Loader)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{where}: expected a YAML configuration, {one_line(error)}") from error
+    train_dataset: DataEntry = required(Config, "train_dataset")
+    model: Component = required(Config, "model")
+    optimizer: Component = required(Config, "optimizer")
+    epoch_max: int = required(Config, "epoch_max")
 
 
-def _set(config: dict[str, Any], setting: str) -> None:
-    path, equals, text = setting.partition("=")
-    if not equals or not path:
-        raise UsageError(f"--set: expected KEY=VALUE, as in optimizer.args.lr=5e-4, got {setting!r}")
-    *outer, key = path.split(".")
-    place = config
-    for name in outer:
-        if place.get(name) is None:
-            place[name] = {}
-        place = place[name]
-        if not isinstance(place, dict):
-            raise UsageError(f"--set {path}: expected a key that holds others, {name} holds {place!r}")
-    place[key] = _read(text, f"--set {path}")
+def read_config(written: Mapping[str, Any]) -> Config:
+    """The configuration, checked.
+
+    Raises UsageError for unknown, missing or conflicting keys and for values out of range. The args of datasets and
+    wrappers are checked by `data.make_samples`, which builds them.
+    """
+    return read_section(Config, written, "")
 
 
-def _known(mapping: Any, keys: Iterable[str], where: str) -> None:
-    if not isinstance(mapping, Mapping):
-        raise UsageError(f"{where}: expected a mapping with the keys {', '.join(keys)}, got {mapping!r}")
-    for key in mapping:
-        if key not in keys:
-            hint = suggestion(key, keys) or f"; known keys: {', '.join(sorted(keys))}"
-            raise UsageError(f"{where}: unknown key {key!r}{hint}")
+def read_training_config(written: Mapping[str, Any]) -> TrainingConfig:
+    """As `read_config`; raises UsageError, too, when a key is missing that training needs."""
+    return read_section(TrainingConfig, written, "")
 
 
-def _complete(mapping: Any, keys: tuple[str, ...], where: str) -> None:
-    _known(mapping, keys, where)
-    if missing := [key for key in keys if key not in mapping]:
-        raise UsageError(f"{where}: expected the keys {', '.join(keys)}; missing: {', '.join(missing)}")
+def documented_keys() -> list[DocumentedKey]:
+    """Every key of a configuration as (key, type, default, text), in the order in which they are documented."""
+    return document(Config)
 
 
-def _values(mapping: Mapping[str, Any], where: str) -> None:
-    for key, (words, fits) in VALUES.items():
-        value = mapping.get(key)
-        if value is not None and not fits(value):
-            raise UsageError(f"{where}{key}: expected {words}, got {value!r}")
-
-
-def _spec(
-    spec: Any, builders: Mapping[str, Callable[..., Any]], where: str, given: tuple[str, ...] = ("self", "in_dim")
-) -> None:
-    """A `{name, args}` spec, and the specs among its args; parameters in `given` are not the user's to set."""
-    if spec is None:
-        return
-    _known(spec, ("name", "args"), where)
-    name, args = spec.get("name"), spec.get("args") or {}
-    if name not in builders:
-        hint = suggestion(name, builders)
-        raise UsageError(f"{where}: expected one of {', '.join(sorted(builders))}, got {name!r}{hint}")
-    parameters = inspect.signature(builders[name]).parameters
-    if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
-        _known(args, [key for key in parameters if key not in given], f"{where}.args")
-    for key, value in args.items():
-        if key.endswith("_spec"):
-            _spec(value, registry, f"{where}.args.{key}")
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _eval_type(written: Any) -> str:
+    parse_mode(written)
+    return str(written)

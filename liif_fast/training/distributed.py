@@ -1,4 +1,4 @@
-"""Several processes on one training, as torchrun starts them: each computes its share of every batch."""
+"""Training by several processes that torchrun starts: each computes its share of every batch."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from liif_fast.training.state import TrainingError
 
 
 def world() -> tuple[int, int]:
-    """(rank of this process, number of processes)."""
+    """The rank of this process and the number of processes."""
     return (dist.get_rank(), dist.get_world_size()) if _joined() else (0, 1)
 
 
 def own(device: torch.device) -> torch.device:
-    """This process's device: under torchrun the GPU of its number on this machine, in place of just any."""
+    """This process's device: under torchrun, "cuda" becomes the GPU with this process's number on its machine."""
     local = os.environ.get("LOCAL_RANK")
     return device if device.type != "cuda" or local is None else torch.device("cuda", int(local))
 
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[None]:
-    """Inside the block the processes that torchrun has started are one group, each on its `own` device.
+    """Inside the block, the processes that torchrun has started are one group, each on its `own` device.
 
-    A process that fails leaves without waiting for the others: torchrun ends them, or the broken connection does, by
-    a TrainingError. One that ends or is Stopped, which is so for all of them, waits until they have all come to that:
-    what it sent them last may else be lost with it.
+    A process that fails leaves at once. Torchrun then ends the others, or they raise TrainingError because their
+    connection broke. A process that ends well, or is Stopped, waits for the others, which come to the same end:
+    otherwise what it sent last could be lost with it.
     """
     if not _several():
         yield
@@ -44,20 +44,20 @@ def joined(device: torch.device) -> Iterator[None]:
     try:
         yield
     except Stopped:
-        _end()
+        _end_group()
         raise
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
-            raise TrainingError("the connection to another process is lost; what ended it stands there") from error
+            raise TrainingError("the connection to another process is lost; its own messages say why") from error
         raise
-    _end()
+    _end_group()
 
 
 def leave(code: int) -> int:
-    """The exit code; one of several processes ends here, with it.
+    """Returns the exit code; if this is one of several processes, it ends the process with that code instead.
 
-    A group's threads may still have a tensor to let go of, for which they need the interpreter. Where that is ending
-    by then, they end the process by abort, whatever its exit code was to be.
+    Threads of a process group may still have to release a tensor, for which they need the interpreter. If the
+    interpreter is shutting down by then, they abort the process and its exit code is lost.
     """
     if _several():
         sys.stdout.flush()
@@ -69,14 +69,14 @@ def leave(code: int) -> int:
 
 
 def total(values: Tensor) -> Tensor:
-    """The sum of `values` over all processes, the same bits in each."""
+    """The sum of `values` over all processes; every process gets the same bits."""
     if _joined():
         dist.all_reduce(values)
     return values
 
 
-def _end() -> None:
-    """Of the group, once all processes are here, or one has left by its own fault or by a second signal."""
+def _end_group() -> None:
+    """Ends the group once all processes are here, or once one has left through an error or a second signal."""
     with suppress(RuntimeError):
         dist.barrier()
     dist.destroy_process_group()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,9 +16,9 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from liif_fast.data import collate, make_samples
-from liif_fast.data.samples import whole_number
 from liif_fast.errors import UsageError
 from liif_fast.geometry import make_cell, make_coord
+from liif_fast.training.config import read_config
 from liif_fast.training.metrics import border, parse_mode, psnr
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ IDENTITY_NORM: dict[str, dict[str, list[float]]] = {
 
 
 class Result(NamedTuple):
-    """Mean PSNR in dB over `samples`, and what was left out of it, with the reasons."""
+    """The mean PSNR in dB over `samples`, and the pictures that were left out of it, with the reasons."""
 
     psnr: float
     samples: int
@@ -38,10 +39,10 @@ class Result(NamedTuple):
 
 
 class Normalisation:
-    """A config's data_norm as tensors: into the model (`inp`), targets (`gt`) and back (`undo`).
+    """A config's data_norm as tensors: what goes into the model (`inp`), its targets (`gt`) and the way back (`undo`).
 
-    data_norm: {inp: {sub, div}, gt: {sub, div}}, a list of numbers each, one a channel or one for all; None changes
-    nothing. UsageError for anything else.
+    data_norm: {inp: {sub, div}, gt: {sub, div}}, each a list of numbers, one for each channel or one for all; None
+    changes nothing. Raises UsageError for anything else.
     """
 
     def __init__(self, data_norm: dict[str, Any] | None, device: torch.device | str = "cpu") -> None:
@@ -59,21 +60,21 @@ class Normalisation:
             ) from error
 
     def inp(self, picture: Tensor) -> Tensor:
-        """[B, C, h, w] in [0, 1] to what the encoder takes."""
+        """Turns colours [B, C, h, w] in [0, 1] into what the encoder takes."""
         return (picture - self._inp[0]) / self._inp[1]
 
     def gt(self, colours: Tensor) -> Tensor:
-        """[B, Q, C] in [0, 1] to what the model should answer."""
+        """Turns true colours [B, Q, C] in [0, 1] into what the model should answer."""
         return (colours - self._gt[0]) / self._gt[1]
 
     def undo(self, prediction: Tensor) -> Tensor:
-        """[B, Q, C] of the model to colours clamped to [0, 1]."""
+        """Turns the model's answers [B, Q, C] into colours clamped to [0, 1]."""
         return (prediction * self._gt[1] + self._gt[0]).clamp(0, 1)
 
 
 @torch.no_grad()
 def predict(model: Any, inp: Tensor, coord: Tensor, cell: Tensor, bsize: int | None = None) -> Tensor:
-    """[B, Q, C] of the model, in chunks of `bsize` queries that share one feature map (None: in one go)."""
+    """The model's answers [B, Q, C], in chunks of `bsize` queries that share one feature map (None: in one go)."""
     if bsize is None:
         answer: Tensor = model(inp, coord, cell)
         return answer
@@ -87,26 +88,25 @@ def evaluate(
 ) -> Result:
     """The PSNR that a test configuration asks for, as the published test script measures it.
 
-    config: test_dataset (val_dataset where there is none) {dataset, wrapper, batch_size[, num_workers]}, data_norm,
-    eval_type and eval_bsize.
+    config: a mapping with the keys of `liif_fast.training.config.Config`, of which test_dataset (or val_dataset where
+    there is none), data_norm, eval_type and eval_bsize count.
     Raises UsageError for wrong values, and when no picture is left.
     """
-    spec = config.get("test_dataset") or config.get("val_dataset")
-    if not spec:
+    settings = read_config(config)
+    entry = settings.test_dataset or settings.val_dataset
+    if entry is None:
         raise UsageError("configuration: expected test_dataset (or val_dataset), got neither")
-    parse_mode(config.get("eval_type"))
-    data_norm = config.get("data_norm") or IDENTITY_NORM
+    data_norm = settings.norm or IDENTITY_NORM
     trained = getattr(model, "data_norm", None)
     if trained not in (None, data_norm):
         logger.warning("data_norm: the configuration's is used, %s; the model's own is %s", data_norm, trained)
-    bsize = config.get("eval_bsize")
-    samples = make_samples(spec)
+    samples = make_samples(asdict(entry))
     samples.dataset.leave_out_unreadable()
     loader: DataLoader[Any] = DataLoader(
         samples,
-        batch_size=whole_number("batch_size", spec["batch_size"]),
-        num_workers=spec.get("num_workers", 0),
-        # Batches are made here, so that what is wrong with them is not told through a worker's traceback.
+        batch_size=entry.batch_size,
+        num_workers=entry.num_workers or 0,
+        # Batches are made in this process, so that an error in one does not come with a worker's traceback.
         collate_fn=list,
         pin_memory=torch.device(device).type == "cuda",
     )
@@ -114,8 +114,8 @@ def evaluate(
         map(collate, tqdm(loader, desc="evaluate", leave=False, disable=True if quiet else None)),
         model,
         data_norm,
-        config.get("eval_type"),
-        None if bsize is None else whole_number("eval_bsize", bsize),
+        settings.eval_type,
+        settings.eval_bsize,
         device,
     )
     return result._replace(skipped=samples.dataset.skipped + result.skipped)
@@ -141,13 +141,13 @@ def measure(
     eval_bsize: int | None = None,
     device: torch.device | str = "cpu",
 ) -> Result:
-    """Mean PSNR in dB of the batches, each counted by its samples (the published protocol).
+    """The mean PSNR in dB of the batches, each weighted by its number of samples (the published protocol).
 
-    Batches are {inp, coord, cell, gt}. For an `eval_type` the queries must be whole pictures, row by row; their shape
-    is taken from the coordinates, so that scales may be non-uniform. Pictures that its border uses up are skipped.
+    Batches are {inp, coord, cell, gt}. With an `eval_type`, the queries must be whole pictures, row by row; their shape
+    is taken from the coordinates, so that scales may be non-uniform. Pictures that are all border are skipped.
     """
     mode, scale = parse_mode(eval_type)
-    left_out = border(mode, scale)
+    margin = border(mode, scale)
     norm = Normalisation(data_norm, device)
     training = model.training
     model.eval()
@@ -157,11 +157,11 @@ def measure(
         inp, coord, cell, gt = (batch[key].to(device) for key in ("inp", "coord", "cell", "gt"))
         height, width = (coord.shape[1], 1) if mode is None else grid_shape(coord)
         seen += len(inp)
-        if mode is not None and min(height, width) <= 2 * left_out:
-            skipped.append(f"picture {seen} ({height} x {width}, {eval_type} leaves out {left_out} at every side)")
+        if mode is not None and min(height, width) <= 2 * margin:
+            skipped.append(f"picture {seen} ({height} x {width}, {eval_type} leaves out {margin} at every side)")
             logger.warning("skipped: %s", skipped[-1])
             continue
-        pred = norm.undo(_fitting(model, norm.inp(inp), coord, cell, eval_bsize, gt.shape[-1]))
+        pred = norm.undo(_predict_channels(model, norm.inp(inp), coord, cell, eval_bsize, gt.shape[-1]))
         shape = (len(inp), height, width, pred.shape[-1])
         sr, hr = (x.reshape(shape).permute(0, 3, 1, 2) for x in (pred, gt))
         total += psnr(sr, hr, mode, scale).item() * len(inp)
@@ -174,7 +174,7 @@ def measure(
 
 
 def grid_shape(coord: Tensor) -> tuple[int, int]:
-    """(height, width) of the pictures whose pixels the queries [B, Q, 2] are, row by row; UsageError for others."""
+    """The (height, width) of the pictures whose pixels the queries [B, Q, 2] are, row by row; UsageError for others."""
     queries = coord.shape[1]
     width = int((coord[0, :, 0] == coord[0, 0, 0]).sum())
     if queries % width == 0:
@@ -188,8 +188,8 @@ def grid_shape(coord: Tensor) -> tuple[int, int]:
     )
 
 
-def _fitting(model: Any, inp: Tensor, coord: Tensor, cell: Tensor, bsize: int | None, channels: int) -> Tensor:
-    """`predict`; UsageError when the model is for pictures of another number of channels."""
+def _predict_channels(model: Any, inp: Tensor, coord: Tensor, cell: Tensor, bsize: int | None, channels: int) -> Tensor:
+    """Calls `predict`; raises UsageError when the model is for pictures of another number of channels."""
     wrong = f"expected pictures with the channels of the model, got {channels}; set channels of the dataset"
     try:
         pred = predict(model, inp, coord, cell, bsize)
@@ -205,7 +205,7 @@ def _fitting(model: Any, inp: Tensor, coord: Tensor, cell: Tensor, bsize: int | 
 def upscale_array(
     model: Any, picture: NDArray[np.uint8], height: int, width: int, bsize: int = 16384
 ) -> NDArray[np.uint8]:
-    """[h, w, 3] uint8 to [height, width, 3] uint8 by the model, rounded to the nearest level."""
+    """The picture [h, w, 3] uint8 enlarged by the model to [height, width, 3] uint8, rounded to the nearest level."""
     norm = Normalisation(getattr(model, "data_norm", None))
     inp = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))).float()[None] / 255
     coord, cell = make_coord((height, width))[None], make_cell((height, width))[None]
@@ -221,7 +221,7 @@ def psnr_uint8(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
 
 
 def compare(model: Any, truth: NDArray[np.uint8], scale: float) -> dict[str, float]:
-    """PSNR in dB of the model and of Pillow's filters: the truth, reduced by bicubic, brought back to its size.
+    """The PSNR in dB of the model and of Pillow's filters that enlarge a bicubic reduction of the truth to its size.
 
     truth: [H, W, 3] uint8; it is cropped so that the reduced picture has floor(side / scale) pixels.
     """

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for the end of a step."""
+"""Ctrl-C that takes effect at the end of a training step."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """An interrupt that has waited for a moment at which the state is whole."""
+    """An interrupt that was held back until the state of the run was whole."""
 
 
 class Interrupts:
-    """Inside the block SIGINT and SIGTERM set `stopped`, to be looked at between steps; a second one does not wait.
+    """Inside the block, SIGINT and SIGTERM set `stopped`, which the trainer reads between steps.
 
-    A signal that is ignored stays ignored; outside of the main thread, whose signals they are, nothing changes.
+    A second signal raises KeyboardInterrupt at once. A signal that was ignored before stays ignored. Outside of the
+    main thread, which is the one that gets signals, nothing changes.
     """
 
     def __init__(self) -> None:

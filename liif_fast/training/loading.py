@@ -1,4 +1,4 @@
-"""Batches of samples for training: their order, their share of each process, the workers that make them."""
+"""Batches of samples for training: their order, the share of each process, and the workers that make them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ Batch = dict[str, Tensor]
 
 
 class Order(NamedTuple):
-    """The samples of a whole training, in batches; each epoch's order is drawn from (seed, epoch).
+    """The order of a whole training's samples, in batches; each epoch's order is drawn from (seed, epoch).
 
-    length: samples of an epoch. size: samples of a batch, over all processes; the last of an epoch may be smaller.
+    length: the number of samples in an epoch. size: the number of samples in a batch, over all processes; the last
+    batch of an epoch may be smaller.
     """
 
     length: int
@@ -31,33 +32,33 @@ class Order(NamedTuple):
 
     @property
     def batches(self) -> int:
-        """Batches of an epoch."""
+        """The number of batches in an epoch."""
         return -(-self.length // self.size)
 
     def joint(self, batch: int) -> int:
-        """Samples of one batch (counted from 0 within its epoch), over all processes."""
+        """The number of samples in one batch (counted from 0 within its epoch), over all processes."""
         return min(self.size, self.length - batch * self.size)
 
     def share(self, batch: int) -> float:
-        """What this process's mean loss counts in the mean over the processes, so that this is the joint batch's."""
+        """The weight of this process's mean loss, with which the mean over the processes is that of the joint batch."""
         rank, processes = distributed.world()
         joint = self.joint(batch)
         return len(range(rank, joint, processes)) * processes / joint
 
     def walk(self, epoch: int, batch: int, last_epoch: int) -> Iterator[list[tuple[int, int]]]:
-        """This process's part of each batch from (epoch, batch) to the end, as pairs (epoch, index)."""
+        """Yields this process's part of each batch from (epoch, batch) to the end, as pairs (epoch, index)."""
         rank, processes = distributed.world()
         for current in range(epoch, last_epoch + 1):
             order = np.random.default_rng((self.seed, current)).permutation(self.length).tolist()
             first = batch if current == epoch else 0
             for start in range(first * self.size, self.length, self.size):
                 joint = order[start : start + self.size]
-                # Every process must take part in every step: one without a sample computes one that counts nothing.
+                # Every process must take part in every step: one without a sample computes one of weight 0.
                 yield [(current, index) for index in joint[rank::processes] or joint[:1]]
 
 
 class EpochSamples(Dataset[Batch]):
-    """Samples by (epoch, index), so that workers can run ahead into the next epoch."""
+    """Gives samples by (epoch, index), so that workers can run ahead into the next epoch."""
 
     def __init__(self, samples: Any) -> None:
         self.samples = samples
@@ -72,7 +73,7 @@ class EpochSamples(Dataset[Batch]):
 def training_batches(
     samples: Any, order: Order, start: tuple[int, int, int], device: torch.device, workers: int | None
 ) -> Iterator[Batch]:
-    """All batches of this process from start = (epoch, batch, last epoch) on, by workers that live to the end."""
+    """Yields this process's batches from start = (epoch, batch, last epoch) on; the workers live to the end."""
     loader = make_loader(EpochSamples(samples), order.walk(*start), device, workers)
     return one_line_errors(iter(loader))
 
@@ -80,7 +81,7 @@ def training_batches(
 def validation_loader(
     samples: Any, size: int, device: torch.device, workers: int | None
 ) -> tuple[Iterable[Batch], int]:
-    """This process's part of the validation batches, the same every time, and the number of samples in it."""
+    """This process's part of the validation batches, which is the same every time, and its number of samples."""
     rank, processes = distributed.world()
     length = len(samples)
     batches = [range(start, min(start + size, length)) for start in range(0, length, size)][rank::processes]
@@ -90,7 +91,7 @@ def validation_loader(
 def make_loader(
     samples: Any, batches: Iterable[Any], device: torch.device, workers: int | None
 ) -> DataLoader[dict[str, Tensor]]:
-    """Loads `batches` of indices; on a GPU through page-locked memory and, unless told, by up to 8 workers."""
+    """A loader of `batches` of indices; for a GPU it pins memory and, by default, uses up to 8 workers."""
     on_gpu = device.type == "cuda"
     if workers is None:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -103,13 +104,13 @@ def make_loader(
         pin_memory=on_gpu,
         collate_fn=collate,
         worker_init_fn=_leave_interrupts_to_trainer,
-        # Its own: a loader draws from the global one when it starts, which a resumed run would do once more.
+        # A loader draws from its generator when it starts. From the global one, a resumed run would draw twice.
         generator=torch.Generator(),
     )
 
 
 def one_line_errors(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The batches; an error of a worker comes without the worker's traceback."""
+    """Yields the batches; an error of a worker is raised without the worker's traceback."""
     try:
         yield from batches
     except LiifError as error:
@@ -118,5 +119,5 @@ def one_line_errors(batches: Iterator[Batch]) -> Iterator[Batch]:
 
 
 def _leave_interrupts_to_trainer(worker: int) -> None:
-    # Ctrl-C reaches every process of the terminal: a worker that died of it would keep the trainer from its last step.
+    # Ctrl-C reaches every process of the terminal. A worker that died of it would end the trainer's last step, too.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""What a training run tells: log.csv always, TensorBoard and a picture of the curves where their libraries are."""
+"""The log of a training run: log.csv, and, where their libraries are installed, TensorBoard and a picture of curves."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from liif_fast.training.state import TrainingError
 
 CSV = "log.csv"
 CURVE = "curve.png"
-EXTRA = "pip install 'liif_fast[train]'"
+ADVICE = "pip install 'liif_fast[train]'"
 
 
 class Row(NamedTuple):
-    """One epoch: mean L1 loss, PSNR of the validation in dB if there was one, seconds of training."""
+    """One epoch: its mean L1 loss, the PSNR in dB of its validation if there was one, and its seconds of training."""
 
     epoch: int
     step: int
@@ -30,7 +30,7 @@ class Row(NamedTuple):
 class Log:
     """The log of a run in `folder`; a resumed run goes on with the same files.
 
-    say: takes a line for the user.
+    say: a function that takes a line for the user.
     """
 
     def __init__(self, folder: Path, first_epoch: int, say: Callable[[str], None]) -> None:
@@ -40,7 +40,7 @@ class Log:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            say(f"no TensorBoard log, tensorboard is not installed: {EXTRA}")
+            say(f"no TensorBoard log, tensorboard is not installed: {ADVICE}")
         else:
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_epoch)
 
@@ -66,7 +66,7 @@ class Log:
             self._board.flush()
 
     def close(self) -> None:
-        """Draws the curves of the whole log, earlier parts of a resumed run included."""
+        """Draws the curves of the whole log, including the earlier parts of a resumed run."""
         if self._board is not None:
             self._board.close()
         if not (self.folder / CSV).exists():
@@ -74,7 +74,7 @@ class Log:
         try:
             from matplotlib.figure import Figure
         except ImportError:
-            self.say(f"no {CURVE}, matplotlib is not installed: {EXTRA}")
+            self.say(f"no {CURVE}, matplotlib is not installed: {ADVICE}")
             return
         loss, psnr = read_curves(self.folder / CSV)
         figure = Figure(figsize=(8, 5), layout="constrained")
@@ -93,7 +93,7 @@ class Log:
 
 
 def read_curves(path: Path) -> tuple[dict[int, float], dict[int, float]]:
-    """({epoch: loss}, {epoch: PSNR}) of a log; of an epoch that was trained again, the last row counts."""
+    """Reads ({epoch: loss}, {epoch: PSNR}) from a log; the last row of an epoch that was trained again counts."""
     with open(path, newline="", encoding="utf-8") as file:
         rows = {int(row["epoch"]): row for row in csv.DictReader(file)}
     epochs = sorted(rows)

@@ -1,4 +1,4 @@
-"""Training checkpoints: written whole or not at all, read back only into the model and optimizer they came from."""
+"""Training checkpoints: they are written whole or not at all, and read only for the model that they were made of."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TrainingError(LiifError, RuntimeError):
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """A checkpoint to train on from: {model {name, args, sd}, optimizer {name, args, sd}, epoch, ...}.
+    """Reads a checkpoint to go on from: {model {name, args, sd}, optimizer {name, args, sd}, epoch, ...}.
 
     Raises CheckpointError when there is none, or when it holds weights only.
     """
@@ -74,11 +74,11 @@ def load_optimizer(optimizer: torch.optim.Optimizer, name: str, state: Mapping[s
     try:
         optimizer.load_state_dict(stored["sd"])
     except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{path}: its optimizer state does not fit the model: {error}") from error
+        raise CheckpointError(f"{path}: its optimizer state does not fit the model: {one_line(error)}") from error
 
 
 def _conflict(expected: Any, got: Any, where: str) -> str:
-    """The first value that two specs both state and state differently; empty when they agree."""
+    """Describes the first value that both specs give and give differently; empty when they agree."""
     if isinstance(expected, Mapping) and isinstance(got, Mapping):
         conflicts = (_conflict(expected[key], got[key], str(key)) for key in expected if key in got)
         return next(filter(None, conflicts), "")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,9 +18,10 @@ from tqdm import tqdm
 from liif_fast import models
 from liif_fast.data import make_samples
 from liif_fast.errors import UsageError
-from liif_fast.training import config as configuration
 from liif_fast.training import distributed
 from liif_fast.training.bilinear_init import bilinear_init
+from liif_fast.training.config import read_training_config
+from liif_fast.training.config_file import save_config
 from liif_fast.training.evaluation import IDENTITY_NORM, Normalisation, eval_psnr
 from liif_fast.training.interrupts import Interrupts, Stopped
 from liif_fast.training.loading import Batch, Order, one_line_errors, training_batches, validation_loader
@@ -30,56 +32,57 @@ from liif_fast.training.state import TrainingError, check_model, load_optimizer,
 
 LAST = "epoch-last.pth"
 BEST = "epoch-best.pth"
-AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
-# Steps between two looks at a GPU's loss: each look waits for the GPU.
-GPU_CHECK = 16
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# The steps between two readings of the loss on a GPU, because each reading waits for the GPU.
+GPU_CHECK_INTERVAL = 16
 
 
 class Trainer:
     """One training run, in the folder that holds its checkpoints and its log.
 
-    config: the published keys (see the module `liif_fast.training.config` for all of them).
-    folder: made if missing; nothing in it is ever removed, only `epoch-last.pth`, `epoch-best.pth`, `epoch-N.pth` and
-        `curve.png` are replaced, each whole or not at all.
-    resume: a checkpoint to go on from; exact if this class wrote it, else from its model, optimizer and epoch.
-    device: where the model is.
-    say: takes a line for the user, at the end of each epoch; with it there is a progress bar too, on a terminal.
+    config: a mapping with the keys of `liif_fast.training.config.TrainingConfig`.
+    folder: it is made if it is missing. Nothing in it is ever removed; only `epoch-last.pth`, `epoch-best.pth`,
+        `epoch-N.pth` and `curve.png` are replaced, each whole or not at all.
+    resume: a checkpoint to go on from. The run continues exactly if this class wrote it, else from the checkpoint's
+        model, optimizer and epoch.
+    device: the model's device.
+    say: a function that takes a line for the user at the end of each epoch. With it, a terminal also shows a progress
+        bar.
 
-    Within `distributed.joined` every process makes a Trainer of its own: a batch is split over them, the first one
-    writes.
+    Within `distributed.joined` every process makes a Trainer of its own. They share each batch, and the first one
+    writes the files. Raises UsageError for a wrong configuration and CheckpointError for an unfit checkpoint.
     """
 
     def __init__(
         self,
-        config: dict[str, Any],
+        config: Mapping[str, Any],
         folder: Path,
         resume: Path | None = None,
         device: torch.device | str = "cpu",
         say: Callable[[str], None] | None = None,
     ) -> None:
-        configuration.check(config, required=configuration.TRAINING)
-        self.config = config
+        self.config = read_training_config(config)
+        self.config_as_written = config
         self.folder = folder
         self.device = torch.device(device)
         self.rank, self.processes = distributed.world()
         self.say = say if self.rank == 0 else None
-        self.seed = int(config.get("seed") or 0)
-        torch.manual_seed(self.seed)
-        self.data_norm = config.get("data_norm") or IDENTITY_NORM
+        torch.manual_seed(self.config.seed)
+        self.data_norm = self.config.norm or IDENTITY_NORM
         self.norm = Normalisation(self.data_norm, self.device)
         self.interrupts = Interrupts()
         self._make_data()
         self._make_model(resume)
 
     def _make_data(self) -> None:
-        spec, val_spec = self.config["train_dataset"], self.config.get("val_dataset")
-        self.train_samples = make_samples(spec)
-        self.train_samples.seed = self.seed
-        self.order = Order(len(self.train_samples), spec["batch_size"], self.seed)
+        training, validation = self.config.train_dataset, self.config.val_dataset
+        self.train_samples = make_samples(asdict(training))
+        self.train_samples.seed = self.config.seed
+        self.order = Order(len(self.train_samples), training.batch_size, self.config.seed)
         self.val_batches: Iterable[Batch] | None = None
-        if val_spec is not None:
+        if validation is not None:
             self.val_batches, self.val_count = validation_loader(
-                make_samples(val_spec), val_spec["batch_size"], self.device, val_spec.get("num_workers")
+                make_samples(asdict(validation)), validation.batch_size, self.device, validation.num_workers
             )
 
     def _make_model(self, resume: Path | None) -> None:
@@ -87,22 +90,22 @@ class Trainer:
         self.epoch, self.batch, self.step = 1, 0, 0
         self.best, self.loss = float("-inf"), 0.0
         state = None if resume is None else read_state(resume)
-        self.model = cast(Any, models.make(config["model"]))
+        self.model = cast(Any, models.make(asdict(config.model)))
         if state is not None and resume is not None:
             check_model(self.model, state, resume)
-        elif config.get("init") == "bilinear":
+        elif config.init == "bilinear":
             bilinear_init(self.model)
         self.model.data_norm = copy.deepcopy(self.data_norm)
         self.model.to(self.device)
-        if config.get("channels_last"):
+        if config.channels_last:
             self.model.encoder.to(memory_format=torch.channels_last)
-        self.average = Averager(self.model, float(config.get("ema") or 0))
-        self.optimizer = make_optimizer(self.model, config["optimizer"])
+        self.average = Averager(self.model, config.ema)
+        self.optimizer = make_optimizer(self.model, asdict(config.optimizer))
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.amp = AMP.get(config.get("amp") or "")
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp is torch.float16)
+        self.autocast_dtype = None if config.amp is None else AUTOCAST_DTYPES[config.amp]
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "fp16")
         if state is not None and resume is not None:
-            load_optimizer(self.optimizer, config["optimizer"]["name"], state, resume)
+            load_optimizer(self.optimizer, config.optimizer.name, state, resume)
             self._restore(state)
         self.trained = self.model
         if self.processes > 1:
@@ -111,6 +114,7 @@ class Trainer:
             )
 
     def _restore(self, state: dict[str, Any]) -> None:
+        """Takes over a checkpoint; `training` is what this class adds to the published form, see `_save`."""
         own = state.get("training") or {}
         self.average.model.load_state_dict(state["model"]["sd"])
         self.model.load_state_dict(own.get("sd") or state["model"]["sd"])
@@ -126,20 +130,19 @@ class Trainer:
             torch.cuda.set_rng_state(own["cuda_random"], self.device)
 
     def run(self) -> float:
-        """Trains to `epoch_max`; returns the best validation PSNR in dB (-inf without validation).
+        """Trains to `epoch_max` and returns the best validation PSNR in dB, which is -inf without validation.
 
-        On SIGINT or SIGTERM the step is finished, the state saved into epoch-last.pth, exact to the batch, and
-        KeyboardInterrupt raised; a second signal interrupts at once, without saving.
+        On SIGINT or SIGTERM it finishes the step, saves the state into epoch-last.pth, exact to the batch, and raises
+        KeyboardInterrupt. A second signal interrupts at once, without saving.
         Raises TrainingError when the loss is not finite or a file cannot be written.
         """
         log = self._open_log()
         started, first = time.monotonic(), self.epoch + self.batch / self.order.batches
-        places = (self.epoch, self.batch, self.config["epoch_max"])
-        batches = training_batches(
-            self.train_samples, self.order, places, self.device, self.config["train_dataset"].get("num_workers")
-        )
+        epoch_max, workers = self.config.epoch_max, self.config.train_dataset.num_workers
+        start = (self.epoch, self.batch, epoch_max)
+        batches = training_batches(self.train_samples, self.order, start, self.device, workers)
         with self.interrupts, self._progress() as self.bar:
-            while self.epoch <= self.config["epoch_max"]:
+            while self.epoch <= epoch_max:
                 try:
                     row = self._run_epoch(batches)
                 except Stopped:
@@ -153,8 +156,8 @@ class Trainer:
                 if log is not None:
                     log.write(row)
                 if self.say is not None:
-                    left = (time.monotonic() - started) / (self.epoch - first) * (places[2] - row.epoch)
-                    self.say(self._line(row, left))
+                    left = (time.monotonic() - started) / (self.epoch - first) * (epoch_max - row.epoch)
+                    self.say(self._describe(row, left))
         if log is not None:
             log.close()
         return self.best
@@ -164,15 +167,15 @@ class Trainer:
             return None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            configuration.save_config(self.config, self.folder)
+            save_config(self.config_as_written, self.folder)
         except OSError as error:
             raise UsageError(f"{self.folder}: expected a folder to write into, {error.strerror}") from error
         return Log(self.folder, self.epoch, self.say or (lambda line: None))
 
     def _progress(self) -> Any:
-        """The bar of the whole run, in images; none where standard error is not a terminal."""
+        """The progress bar of the whole run, in images; nothing is shown where standard error is not a terminal."""
         return tqdm(
-            total=self.order.length * self.config["epoch_max"],
+            total=self.order.length * self.config.epoch_max,
             initial=self.order.length * (self.epoch - 1) + min(self.batch * self.order.size, self.order.length),
             unit="img",
             unit_scale=True,
@@ -180,11 +183,11 @@ class Trainer:
         )
 
     def _run_epoch(self, batches: Iterator[Batch]) -> Row:
-        """The rest of this epoch, and its validation if one is due; the state is whole when Stopped is raised."""
+        """Trains the rest of this epoch and validates if that is due; the state is whole when Stopped is raised."""
         started = time.monotonic()
         images = self._train_epoch(batches)
         seconds = time.monotonic() - started
-        every = self.config.get("epoch_val")
+        every = self.config.epoch_val
         value = self.validate() if self.val_batches is not None and every and self.epoch % every == 0 else None
         rate = images / seconds if images else 0.0
         return Row(self.epoch, self.step, self.optimizer.param_groups[0]["lr"], self._mean_loss(), value, seconds, rate)
@@ -192,15 +195,15 @@ class Trainer:
     def _train_epoch(self, batches: Iterator[Batch]) -> int:
         """Trains from batch `self.batch` to the end of the epoch; returns the number of images."""
         self.model.train()
-        self.bar.set_description(f"epoch {self.epoch}/{self.config['epoch_max']}")
-        epochs_left = self.config["epoch_max"] - self.epoch + 1
+        self.bar.set_description(f"epoch {self.epoch}/{self.config.epoch_max}")
+        epochs_left = self.config.epoch_max - self.epoch + 1
         total_steps = self.step - self.batch + self.order.batches * epochs_left
-        check_every = GPU_CHECK if self.device.type == "cuda" else 1
+        check_every = GPU_CHECK_INTERVAL if self.device.type == "cuda" else 1
         images = 0
-        # Sums stay on the device: reading one waits for all that was asked of a GPU before.
+        # The sum stays on the device, because reading it waits for everything that a GPU was asked before.
         losses = torch.tensor(self.loss, dtype=torch.float64, device=self.device)
         while self.batch < self.order.batches:
-            factor = learning_rate_factor(self.config, self.epoch, self.step, total_steps)
+            factor = learning_rate_factor(self.config.schedule, self.epoch, self.step, total_steps)
             for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
                 group["lr"] = rate * factor
             losses += self._train_step(next(batches))
@@ -216,25 +219,25 @@ class Trainer:
         return images
 
     def _train_step(self, batch: Batch) -> Tensor:
-        """One step of the optimizer; returns this process's part of the joint batch's mean L1 loss."""
+        """Takes one step of the optimizer; returns this process's part of the joint batch's mean L1 loss."""
         inp, coord, cell, gt = (batch[key].to(self.device, non_blocking=True) for key in ("inp", "coord", "cell", "gt"))
         inp = self.norm.inp(inp)
-        if self.config.get("channels_last"):
+        if self.config.channels_last:
             inp = inp.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
+        with torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
             prediction = self.trained(inp, coord, cell)
         loss = nn.functional.l1_loss(prediction.float(), self.norm.gt(gt)) * self.order.share(self.batch)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
-        if self.config.get("clip_grad"):
+        if self.config.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), float(self.config["clip_grad"]))
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return loss.detach()
 
     def _check(self, losses: Tensor) -> None:
-        """Looks at the sum of losses, and whether any process was told to stop, with one answer for all of them."""
+        """Raises TrainingError for a loss that is not finite, and Stopped in all processes if one was told to stop."""
         stopped = losses.new_tensor(float(self.interrupts.stopped))
         self.loss, stops = (distributed.total(torch.stack([losses, stopped])) / self.processes).tolist()
         if not math.isfinite(self.loss):
@@ -249,13 +252,13 @@ class Trainer:
             raise Stopped
 
     def _mean_loss(self) -> float:
-        """Of the batches of this epoch, up to the last look."""
+        """The mean L1 loss of this epoch's batches up to the last `_check`."""
         return self.loss / self.batch
 
     def validate(self) -> float:
-        """PSNR in dB of the averaged weights on the validation samples, the same ones every time.
+        """The PSNR in dB of the averaged weights on the validation samples, which are the same every time.
 
-        A process that is told to stop still waits for the others here: they must all stop at this place.
+        A process that is told to stop still waits for the others here, because all of them must stop at one place.
         """
         value, stopped = 0.0, False
         try:
@@ -269,41 +272,41 @@ class Trainer:
         return float(total / count)
 
     def _own_psnr(self) -> float:
-        """Of this process's share of the validation samples."""
+        """The PSNR in dB of this process's share of the validation samples."""
         assert self.val_batches is not None
         return eval_psnr(
             self._uninterrupted(self.val_batches),
             self.average.model,
             self.data_norm,
-            self.config.get("eval_type"),
-            self.config.get("eval_bsize"),
+            self.config.eval_type,
+            self.config.eval_bsize,
             self.device,
         )
 
     def _uninterrupted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches as long as nobody asks to stop; the epoch is validated when the run goes on."""
+        """Yields the batches until a stop is asked for; a resumed run then validates this epoch from the start."""
         bar = tqdm(batches, desc="validation", leave=False, disable=True if self.say is None else None)
         for batch in one_line_errors(iter(bar)):
             if self.interrupts.stopped:
                 raise Stopped
             yield batch
 
-    def _line(self, row: Row, left: float) -> str:
-        """What an epoch has to say."""
+    def _describe(self, row: Row, left: float) -> str:
+        """The line about an epoch that the user gets; `left` are the seconds to the end of the run."""
         psnr = "" if row.psnr is None else f", PSNR {row.psnr:.2f} dB"
         rate = f"{row.images_per_second:.1f} images/s, {tqdm.format_interval(left)} left"
-        return f"epoch {row.epoch}/{self.config['epoch_max']}: loss {row.loss:.4f}{psnr}, {rate}"
+        return f"epoch {row.epoch}/{self.config.epoch_max}: loss {row.loss:.4f}{psnr}, {rate}"
 
     def _save_epoch(self, finished: int, is_best: bool) -> None:
         self._save(LAST, finished)
         if is_best:
             self._save(BEST, finished)
-        keep = self.config.get("epoch_save")
-        if keep and finished % keep == 0:
+        every = self.config.epoch_save
+        if every and finished % every == 0:
             self._save(f"epoch-{finished}.pth", finished)
 
     def _save(self, name: str, epoch: int) -> None:
-        """Writes the published form {model, optimizer, epoch}; `model.sd` holds the averaged weights."""
+        """Writes a checkpoint of the published form {model, optimizer, epoch}; `model.sd` are the averaged weights."""
         if self.rank != 0:
             return
         training = {
@@ -318,8 +321,8 @@ class Trainer:
         if self.device.type == "cuda":
             training["cuda_random"] = torch.cuda.get_rng_state(self.device)
         state = {
-            "model": {**self.config["model"], "sd": self.average.model.state_dict()},
-            "optimizer": {**self.config["optimizer"], "sd": self.optimizer.state_dict()},
+            "model": {**asdict(self.config.model), "sd": self.average.model.state_dict()},
+            "optimizer": {**asdict(self.config.optimizer), "sd": self.optimizer.state_dict()},
             "epoch": epoch,
             "data_norm": self.data_norm,
             "training": training,

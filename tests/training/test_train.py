@@ -15,6 +15,7 @@ from support.runs import NORM, read, rows, same, small_config, weights
 
 import liif_fast
 from liif_fast.errors import UsageError
+from liif_fast.training.config import read_config
 from liif_fast.training.optimizer import Averager, make_optimizer
 from liif_fast.training.schedule import learning_rate_factor
 from liif_fast.training.state import TrainingError
@@ -27,25 +28,26 @@ def config(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_published_schedule_equals_torch() -> None:
-    config: dict[str, Any] = {"multi_step_lr": {"milestones": [2, 3, 6], "gamma": 0.3}}
+    schedule: dict[str, Any] = {"milestones": [2, 3, 6], "gamma": 0.3}
+    config = read_config({"multi_step_lr": schedule})
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.7)
-    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, **config["multi_step_lr"])
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, **schedule)
     for epoch in range(1, 9):
-        rate = 0.7 * learning_rate_factor(config, epoch, 0, 1)
+        rate = 0.7 * learning_rate_factor(config.schedule, epoch, 0, 1)
         assert rate == pytest.approx(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler.step()
 
 
 def test_cosine_schedule() -> None:
-    config = {"cosine_lr": {"warmup": 10, "final": 0.1}}
-    factors = [learning_rate_factor(config, 1, step, 110) for step in range(111)]
+    config = read_config({"cosine_lr": {"warmup": 10, "final": 0.1}})
+    factors = [learning_rate_factor(config.schedule, 1, step, 110) for step in range(111)]
     assert factors[0] == pytest.approx(0.1)
     assert factors[9] == pytest.approx(1)
     assert factors[60] == pytest.approx(0.55)
     assert factors[110] == pytest.approx(0.1)
     assert factors[10:] == sorted(factors[10:], reverse=True)
-    assert learning_rate_factor({}, 5, 7, 10) == 1
+    assert learning_rate_factor(read_config({}).schedule, 5, 7, 10) == 1
 
 
 def test_a_run_equals_the_published_loop(config: dict[str, Any], tmp_path: Path) -> None:

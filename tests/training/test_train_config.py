@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from support.runs import interrupt_at_step, read, same, small_config, weights
 import liif_fast
 from liif_fast import cli, models
 from liif_fast.errors import UsageError
-from liif_fast.training.config import TRAINING, check, load_config, save_config
+from liif_fast.training.config import Config, documented_keys, read_training_config
+from liif_fast.training.config_file import load_config, save_config
 from liif_fast.training.optimizer import make_optimizer
 from liif_fast.training.trainer import LAST, Trainer
 
@@ -87,7 +89,7 @@ def published(folder: Path, **values: str) -> Path:
 @pytest.mark.parametrize("model", MODELS)
 def test_published_configurations_load_and_build(tmp_path: Path, model: str) -> None:
     config = load_config(published(tmp_path, model=model))
-    check(config, TRAINING)
+    read_training_config(config)
     spec: Any = models.make(config["model"])
     (group,) = make_optimizer(spec, config["optimizer"]).param_groups
     assert group["lr"] == 1e-4
@@ -116,7 +118,7 @@ def test_a_test_configuration_needs_no_training_keys(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump({key: whole[key] for key in kept}))
     assert set(load_config(path)) == set(kept)
     with pytest.raises(UsageError, match="missing: train_dataset, model, optimizer, epoch_max"):
-        check(load_config(path), TRAINING)
+        read_training_config(load_config(path))
 
 
 def test_a_configuration_that_cannot_be_read_is_named_in_words(tmp_path: Path) -> None:
@@ -132,7 +134,7 @@ def test_shipped_configurations_are_right() -> None:
     assert paths
     for path in paths:
         config = load_config(path)
-        check(config, TRAINING)
+        read_training_config(config)
         make_optimizer(models.make(config["model"]), config["optimizer"])
 
 
@@ -300,3 +302,22 @@ def test_a_configuration_of_the_package_goes_by_its_name(tmp_path: Path) -> None
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "./load/photos" in done.stderr or "load/photos" in done.stderr
+
+
+def test_every_key_is_documented() -> None:
+    documented = {row.key: row for row in documented_keys()}
+    assert len(documented) == len(documented_keys())
+    assert all(row.type and row.default and row.text.endswith(".") for row in documented.values())
+    assert {field.name for field in dataclasses.fields(Config)} <= documented.keys()
+    assert documented["train_dataset.batch_size"][1:3] == ("a whole number of 1 or more", "required")
+    assert documented["val_dataset"].type == "a mapping with the keys of train_dataset"
+    assert documented["multi_step_lr.gamma"].default == "0.1"
+    assert documented["channels_last"][1:3] == ("true or false", "false")
+
+
+def test_a_configuration_cannot_be_changed(config: dict[str, Any]) -> None:
+    typed = read_training_config(config)
+    assert (typed.epoch_max, typed.train_dataset.batch_size, typed.seed, typed.ema) == (3, 3, 3, 0.0)
+    assert typed.norm == config["data_norm"]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        typed.epoch_max = 4  # type: ignore[misc]
