@@ -112,7 +112,7 @@ def test_an_error_of_one_process_ends_all(config: dict[str, Any], tmp_path: Path
     errors = [process.communicate(timeout=PATIENCE)[1] for process in processes]
     assert all(process.returncode for process in processes)
     assert "expected a folder to write into" in errors[0]
-    assert errors[1] == "liif-fast train: the connection to another process is lost; what ended it stands there\n"
+    assert errors[1] == "liif-fast train: the connection to another process is lost; its own messages say why\n"
 
 
 @pytest.mark.parametrize("repeat", [1, 100], ids=["training", "validating"])
