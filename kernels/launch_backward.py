@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
+from liif_fast.backends.call import Call
 from liif_fast.geometry import Window
 from liif_fast.kernels import configs, launch
 from liif_fast.kernels.backward import liif_backward
@@ -21,61 +21,37 @@ SEGMENT = 1024  # rows of one product; a GPU needs more of them at once than the
 
 
 @torch.no_grad()
-def backward(
-    grad: Tensor,
-    source: Tensor,
-    coord: Tensor,
-    cell: Tensor | None,
-    rest: Tensor,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    local_ensemble: bool,
-    window: Sequence[int],
-    precision: str,
-) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
+def backward(grad: Tensor, call: Call) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
     """Gradients of source, rest, weights and biases, all float32, from grad [B, Q, out_dim] float32.
 
-    The other arguments are those of `ops.query`: source [B, h, w, N0], the projected map; coord, cell [B, Q, 2]; rest
-    [N0, 2 or 4]; weights of the layers after the first, biases of all; window = [H, W, top, left]. The forward is
-    recomputed from them. Deterministic under torch.use_deterministic_algorithms(True); else the order of the sums into
-    a pixel is not fixed.
+    The call is that of a projected map at given coordinates. The forward is recomputed. Deterministic under
+    torch.use_deterministic_algorithms(True); otherwise the order of the sums into a pixel is not fixed.
     """
     with (
-        torch.cuda.device(source.device) if source.is_cuda else nullcontext(),
-        torch.autocast(source.device.type, enabled=False),
+        torch.cuda.device(call.source.device) if call.source.is_cuda else nullcontext(),
+        torch.autocast(call.source.device.type, enabled=False),
     ):
-        return _Backward(source, rest, weights, biases, local_ensemble, Window(*window), precision).run(
-            grad, coord, cell
-        )
+        return _Backward(call).run(grad)
 
 
 class _Backward:
     """The packed weights, the workspace of a chunk and the sums over the chunks."""
 
-    def __init__(
-        self,
-        source: Tensor,
-        rest: Tensor,
-        weights: Sequence[Tensor],
-        biases: Sequence[Tensor],
-        local_ensemble: bool,
-        window: Window,
-        precision: str,
-    ) -> None:
-        self.source, self.window, self.precision = source.contiguous(), window, precision
-        self.local_ensemble, self.corners = local_ensemble, 4 if local_ensemble else 1
-        self.tile = tile_for(source, precision)
-        self.dtype = launch.DTYPES[precision]
-        self.packed = launch.pack(None, rest, weights, biases, self.dtype, 1)
+    def __init__(self, call: Call) -> None:
+        assert call.coord is not None
+        self.source, self.coord, self.cell = call.source.contiguous(), call.coord, call.cell
+        self.window, self.precision = Window(*call.window), call.precision
+        self.local_ensemble, self.corners = call.local_ensemble, 4 if call.local_ensemble else 1
+        self.tile = tile_for(self.source, self.precision)
+        self.dtype = launch.DTYPES[self.precision]
+        self.packed = launch.pack(None, call.rest, call.weights, call.biases, self.dtype, 1)
         self.middle_t = self.packed.middle.transpose(1, 2).contiguous()
         self.last_t = self.packed.last.t().contiguous()
         self.hidden, self.width = self.packed.biases.shape
-        self.n0, self.extra = rest.shape
-        self.out_dim = biases[-1].shape[0]
+        self.n0, self.extra = call.rest.shape
+        self.out_dim = call.biases[-1].shape[0]
 
-    def run(
-        self, grad: Tensor, coord: Tensor, cell: Tensor | None
-    ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
+    def run(self, grad: Tensor) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
         device, shape = self.source.device, self.source.shape
         grad = grad.float().contiguous()
         sums: dict[str, Any] = {"dtype": torch.float32, "device": device}
@@ -87,7 +63,7 @@ class _Backward:
         d_last = torch.zeros(launch.OUT, self.width, **sums)
         d_biases = torch.zeros(self.hidden, self.width, **sums)
 
-        total = coord.shape[0] * coord.shape[1] * self.corners
+        total = self.coord.shape[0] * self.coord.shape[1] * self.corners
         unit = SEGMENT if total > SEGMENT else self.tile.rows
         rows = min(max(CHUNK // self.width, unit), triton.cdiv(total, unit) * unit)
         hidden, delta = (torch.empty(self.hidden, rows, self.width, dtype=self.dtype, device=device) for _ in range(2))
@@ -98,7 +74,7 @@ class _Backward:
         segments = max(1, rows // SEGMENT)
         for first in range(0, total, rows):
             workspace = (hidden, delta, delta_last, extra, pixel, d_source)
-            self._launch(grad, coord, cell, workspace, first // self.corners, atomic)
+            self._launch(grad, workspace, first // self.corners, atomic)
             if not atomic:
                 d_source.index_add_(0, pixel, delta[0, :, : self.n0].float())
             d_rest += _over_rows(delta[:1], extra, segments)[0]
@@ -114,15 +90,8 @@ class _Backward:
             [*(d[:n].clone() for d in d_biases), grad.sum((0, 1))],
         )
 
-    def _launch(
-        self,
-        grad: Tensor,
-        coord: Tensor,
-        cell: Tensor | None,
-        workspace: tuple[Tensor, ...],
-        first_query: int,
-        atomic: bool,
-    ) -> None:
+    def _launch(self, grad: Tensor, workspace: tuple[Tensor, ...], first_query: int, atomic: bool) -> None:
+        coord, cell = self.coord, self.cell
         batch, height, width, _ = self.source.shape
         packed, tile = self.packed, self.tile
         liif_backward[(workspace[0].shape[1] // tile.rows,)](

@@ -9,10 +9,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from liif_fast import geometry
+
 # Adding and taking away 1.5 * 2^23 rounds a float32 below 2^22 to an integer, halves to the even one.
 ROUND = tl.constexpr(12582912.0)
-CLAMP = tl.constexpr(1 - 1e-6)
-AREA_EPS = tl.constexpr(1e-9)
+CLAMP = tl.constexpr(geometry.CLAMP)
+AREA_EPS = tl.constexpr(geometry.AREA_EPS)
 
 
 @triton.jit

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from liif_fast import backends
 from liif_fast.backends import pytorch, reference
+from liif_fast.backends.call import Coordinates, Query
 from liif_fast.box import Box
 from liif_fast.errors import UsageError
 from liif_fast.geometry import Grid, Window, grid_queries
@@ -94,10 +95,13 @@ def query(
     Raises UsageError for arguments that do not fit, BackendError when a named backend cannot run.
     """
     source = _source(feat, projected, params)
-    coord, cell = _check_query(source, coord, cell, params)
+    where = _check_query(source, coord, cell, params)
     plain = source.dtype == torch.float64 or _needs_grad(coord, cell)
     gradient = _needs_grad(feat, projected, *params.weights, *params.biases)
-    return _run(source, feat, projected, (coord, cell), params, backend, precision, window, prologue, plain, gradient)
+    asked = Query(
+        feat, projected, where, params, window or _whole(feat, projected), resolve_precision(precision, source)
+    )
+    return _answer(asked, backend, prologue, plain, gradient)
 
 
 def query_grid(
@@ -123,45 +127,47 @@ def query_grid(
     if min(height, width, *box[2:]) < 1 or min(box[:2]) < 0 or box.bottom > height or box.right > width:
         raise UsageError(f"box: expected a part of a {height} x {width} output, got {tuple(box)}")
     plain = source.dtype == torch.float64 or _needs_grad(feat, projected, *params.weights, *params.biases)
-    return _run(source, feat, projected, Grid(size, box), params, backend, precision, window, prologue, plain, False)
+    precision, window = resolve_precision(precision, source), window or _whole(feat, projected)
+    asked = Query(feat, projected, Grid(size, box), params, window, precision)
+    return _answer(asked, backend, prologue, plain, False)
 
 
-def _run(
-    source: Tensor,
-    feat: Tensor | None,
-    projected: Tensor | None,
-    where: tuple[Tensor, Tensor | None] | Grid,
-    params: DecoderParams,
-    backend: str,
-    precision: str,
-    window: Window | None,
-    prologue: str,
-    plain: bool,
-    gradient: bool,
-) -> Tensor:
-    precision = resolve_precision(precision, source)
+def _answer(asked: Query, backend: str, prologue: str, plain: bool, gradient: bool) -> Tensor:
+    """Choose the backend, project the features where it reads a projection, and ask it.
+
+    plain, gradient: see `backends.select`.
+    """
+    feat, projected, where, params, _, precision = asked
+    source = projected if feat is None else feat
+    assert source is not None
     name = backends.select(backend, source.device, precision, params, plain=plain, gradient=gradient)
-    queries = where.box.pixels if isinstance(where, Grid) else where[0].shape[1]
-    direct = projected is None and _direct(prologue, name, source, queries, gradient)
+    direct = projected is None and _direct(prologue, name, asked, gradient)
     if isinstance(where, Grid) and name not in backends.FUSED:
-        where = grid_queries(where, source.shape[0], source.device)
+        asked = asked._replace(where=grid_queries(where, source.shape[0], source.device))
     if name == "reference":
-        if feat is None or window is not None:
-            raise UsageError("backend 'reference' expects the whole feature map, got a projection or a window")
-        result = reference.query(feat, *_pair(where), params)
-    elif direct:
-        result = backends.FUSED[name].run(
-            source, where, params, window or Window(*source.shape[2:]), precision, direct=True
-        )
+        result = _reference(asked)
     else:
-        projected = project(source, params, precision) if projected is None else projected
-        part = window or Window(projected.shape[1], projected.shape[2])
-        if name == pytorch.NAME:
-            result = pytorch.run(projected, *_pair(where), params, part, precision)
-        else:
-            result = backends.FUSED[name].run(projected, where, params, part, precision)
+        if projected is None and not direct:
+            asked = asked._replace(projected=project(source, params, precision))
+        result = backends.FUSED.get(name, pytorch).run(asked)
     float32 = torch.is_autocast_enabled(source.device.type) or (feat is None and source.dtype != torch.float64)
     return result.to(torch.float32 if float32 else source.dtype)
+
+
+def _reference(asked: Query) -> Tensor:
+    feat = asked.feat
+    if feat is None or asked.window != _whole(feat, None):
+        raise UsageError("backend 'reference' expects the whole feature map, got a projection or a window")
+    assert not isinstance(asked.where, Grid)
+    return reference.query(feat, *asked.where, asked.params)
+
+
+def _whole(feat: Tensor | None, projected: Tensor | None) -> Window:
+    """The window that is the whole map."""
+    if feat is not None:
+        return Window(feat.shape[2], feat.shape[3])
+    assert projected is not None
+    return Window(projected.shape[1], projected.shape[2])
 
 
 def _source(feat: Tensor | None, projected: Tensor | None, params: DecoderParams) -> Tensor:
@@ -173,12 +179,7 @@ def _source(feat: Tensor | None, projected: Tensor | None, params: DecoderParams
     return projected
 
 
-def _pair(where: tuple[Tensor, Tensor | None] | Grid) -> tuple[Tensor, Tensor | None]:
-    assert not isinstance(where, Grid)
-    return where
-
-
-def _direct(prologue: str, name: str, feat: Tensor, queries: int, gradient: bool) -> bool:
+def _direct(prologue: str, name: str, asked: Query, gradient: bool) -> bool:
     """Whether the kernel unfolds the features itself; its gradients are those of a projected map."""
     if prologue not in PROLOGUES:
         raise UsageError(f"prologue: expected one of {', '.join(PROLOGUES)}, got {prologue!r}")
@@ -192,7 +193,8 @@ def _direct(prologue: str, name: str, feat: Tensor, queries: int, gradient: bool
         return False
     # Projecting applies layer one's feature columns once for each pixel of the map, the direct form once for each of
     # the four neighbours of each query. A traced graph must serve any number of queries.
-    few = not torch.compiler.is_compiling() and 4 * queries < feat.shape[2] * feat.shape[3]
+    queries = asked.where.box.pixels if isinstance(asked.where, Grid) else asked.where[0].shape[1]
+    few = not torch.compiler.is_compiling() and 4 * queries < asked.window.height * asked.window.width
     return prologue == "direct" or few
 
 
@@ -206,9 +208,7 @@ def check_feat(feat: Tensor, params: DecoderParams) -> None:
         )
 
 
-def _check_query(
-    source: Tensor, coord: Tensor, cell: Tensor | None, params: DecoderParams
-) -> tuple[Tensor, Tensor | None]:
+def _check_query(source: Tensor, coord: Tensor, cell: Tensor | None, params: DecoderParams) -> Coordinates:
     """coord and cell in the geometry's dtype, or UsageError."""
     if params.cell_decode and cell is None:
         raise UsageError("cell: expected [B, Q, 2] because cell_decode is on, got None; use make_cell((H, W))")

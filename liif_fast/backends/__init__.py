@@ -1,7 +1,7 @@
 """Who computes a query: the table of backends, the choice between them, and why one cannot run.
 
-A backend is a module with NAME, BACKWARD, unusable_reason(device, precision, params), detail() and run(...). Adding
-one is one file and one line of the table; the table is static, so that torch.compile can trace through it.
+A backend is a module with NAME, BACKWARD, unusable_reason(device, precision, params), detail() and run(query). Adding
+one takes one file and one line of the table; the table is static, so that torch.compile can trace through it.
 """
 
 from __future__ import annotations
@@ -64,6 +64,11 @@ def select(
         raise BackendError(f"backend {name!r} cannot run: {reason}")
     gives_way = name in FUSED and (plain or (gradient and not FUSED[name].BACKWARD))
     return pytorch.NAME if gives_way else name
+
+
+def eight_bit_precision(name: str) -> str:
+    """The fastest precision of a backend whose answers, rounded to 8 bits, are those of fp32 (but for rare ties)."""
+    return cpu.EIGHT_BIT_PRECISION if name == cpu.NAME else "fp32"
 
 
 def _best(device: torch.device, precision: str, params: DecoderParams | None, gradient: bool) -> str:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from liif_fast.backends import operators
-from liif_fast.geometry import Grid, Window
+from liif_fast.backends.call import Query
 from liif_fast.native import extension
 from liif_fast.params import DecoderParams
 
@@ -17,7 +17,7 @@ BACKWARD = True  # it has gradients of the map and of the weights
 PRECISIONS = ("fp32", "bf16", "fp16")
 # The fastest whose results are those of fp32 when they are rounded to 8 bits, but for some that lie between two levels:
 # 16-bit fixed point is (benchmarks/results/command-agreement-*.json).
-EIGHT_BIT_PRECISION = "bf16" if extension.BEST["bf16"].endswith("int16") else "fp32"
+EIGHT_BIT_PRECISION = "bf16" if extension.BEST["bf16"] in extension.FIXED_POINT else "fp32"
 
 
 def unusable_reason(device: torch.device, precision: str, params: DecoderParams | None = None) -> str | None:
@@ -46,17 +46,6 @@ def detail() -> str:
     )
 
 
-def run(
-    source: Tensor,
-    where: tuple[Tensor, Tensor | None] | Grid,
-    params: DecoderParams,
-    window: Window,
-    precision: str,
-    direct: bool = False,
-) -> Tensor:
-    """-> [B, Q, out_dim] float32, differentiable in source and weights where coordinates are given.
-
-    source: projected map [B, h, w, N0].
-    where: (coord, cell) [B, Q, 2], or a grid.
-    """
-    return operators.ask(source, where, params, window, NAME, precision, direct)
+def run(asked: Query) -> Tensor:
+    """[B, Q, out_dim] float32 from the projected map; differentiable in map and weights where coordinates are given."""
+    return operators.ask(asked, NAME)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import repeat
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from liif_fast import geometry
-from liif_fast.geometry import Window
+from liif_fast.backends.call import Coordinates, Query
+from liif_fast.geometry import Grid, Window
 from liif_fast.params import DecoderParams
 
 NAME = "torch"
@@ -29,40 +32,25 @@ def detail() -> str:
     return f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads"
 
 
-def run(
-    projected: Tensor,
-    coord: Tensor,
-    cell: Tensor | None,
-    params: DecoderParams,
-    window: Window,
-    precision: str,
-) -> Tensor:
-    """projected [B, h, w, N0], coord and cell [B, Q, 2] -> [B, Q, out_dim] in the precision's dtype."""
+def run(asked: Query) -> Tensor:
+    """[B, Q, out_dim] in the precision's dtype, from the projected map and coordinates."""
+    projected, params = asked.projected, asked.params
+    assert projected is not None
+    assert not isinstance(asked.where, Grid)
+    coord, cell = asked.where
+    dtype = torch.float64 if projected.dtype == torch.float64 else DTYPES[asked.precision]
     grad = torch.is_grad_enabled() and (
         projected.requires_grad or coord.requires_grad or any(w.requires_grad for w in params.weights)
     )
     if grad or torch.compiler.is_compiling() or coord.shape[1] <= CHUNK:
-        return _chunk(projected, coord, cell, params, window, precision)
-    starts = range(0, coord.shape[1], CHUNK)
-    cells = [None if cell is None else cell[:, q : q + CHUNK] for q in starts]
-    return torch.cat(
-        [
-            _chunk(projected, coord[:, q : q + CHUNK], part, params, window, precision)
-            for q, part in zip(starts, cells, strict=True)
-        ],
-        dim=1,
-    )
+        return _chunk(projected, (coord, cell), params, asked.window, dtype)
+    cells = repeat(None) if cell is None else cell.split(CHUNK, 1)
+    parts = zip(coord.split(CHUNK, 1), cells, strict=False)
+    return torch.cat([_chunk(projected, part, params, asked.window, dtype) for part in parts], dim=1)
 
 
-def _chunk(
-    projected: Tensor,
-    coord: Tensor,
-    cell: Tensor | None,
-    params: DecoderParams,
-    window: Window,
-    precision: str,
-) -> Tensor:
-    dtype = torch.float64 if projected.dtype == torch.float64 else DTYPES[precision]
+def _chunk(projected: Tensor, where: Coordinates, params: DecoderParams, window: Window, dtype: torch.dtype) -> Tensor:
+    coord, cell = where
     with torch.autocast(coord.device.type, enabled=False):
         found = geometry.corners(coord, (window.height, window.width), params.local_ensemble)
         hidden = _first_layer(projected, found, cell, params, window, dtype)

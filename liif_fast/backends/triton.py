@@ -13,6 +13,7 @@ from torch import Tensor
 
 from liif_fast import geometry
 from liif_fast.backends import operators, pytorch, reference
+from liif_fast.backends.call import Query
 from liif_fast.box import Box
 from liif_fast.geometry import Grid, Window
 from liif_fast.params import DecoderParams
@@ -129,7 +130,8 @@ def _off_answers(device: torch.device, precision: str, generator: torch.Generato
     grid = Grid((10, 21), Box(0, 0, 10, 21))
     coord, cell = geometry.grid_queries(grid, 1, device)
     want = reference.query(feat.double(), coord, cell, _double(params))
-    answers = [run(feat, where, params, Window(5, 7), precision, True) for where in ((coord, cell), grid)]
+    asked = Query(feat, None, (coord, cell), params, Window(5, 7), precision)
+    answers = [run(asked), run(asked._replace(where=grid))]
     return max(float((answer - want).abs().max() / want.abs().max()) for answer in answers)
 
 
@@ -143,10 +145,8 @@ def _off_gradients(device: torch.device, precision: str, generator: torch.Genera
         leaves = [source, *its.weights, *its.biases]
         for leaf in leaves:
             leaf.requires_grad_()
-        if source is projected:
-            out = run(source, (coord, cell), its, window, precision)
-        else:
-            out = pytorch.run(source, coord, cell, its, window, "fp32")
+        asked = Query(None, source, (coord, cell), its, window, precision)
+        out = run(asked) if source is projected else pytorch.run(asked)
         found.append(torch.autograd.grad(out.square().sum(), leaves))
     return max(float((got - want).norm() / want.norm()) for got, want in zip(*found, strict=True))
 
@@ -164,17 +164,9 @@ def detail() -> str:
     return f"{torch.cuda.get_device_name(device)}, compute capability {major}.{minor}"
 
 
-def run(
-    source: Tensor,
-    where: tuple[Tensor, Tensor | None] | Grid,
-    params: DecoderParams,
-    window: Window,
-    precision: str,
-    direct: bool = False,
-) -> Tensor:
-    """-> [B, Q, out_dim] float32, without a gradient.
+def run(asked: Query) -> Tensor:
+    """[B, Q, out_dim] float32, from the projected map, or from the features where there is no projection.
 
-    source: projected map [B, h, w, N0], or with `direct` the features [B, C, h, w].
-    where: (coord, cell) [B, Q, 2], or a grid.
+    Differentiable in the projected map and the weights where coordinates are given.
     """
-    return operators.ask(source, where, params, window, NAME, precision, direct)
+    return operators.ask(asked, NAME)

@@ -24,6 +24,8 @@ def arithmetics(precision: str) -> list[str]:
     return found
 
 
+# The arithmetics of 16-bit fixed point.
+FIXED_POINT = frozenset({"vnni-int16", "avx2-int16"})
 # Looked up once: torch.compile traces through the choice of a backend.
 HAS_BF16 = import_error is None and bool(torch.ops.liif_fast.cpu_has_bf16())
 BEST = {precision: next(iter(arithmetics(precision)), "") for precision in ("fp32", "bf16")}

@@ -171,15 +171,15 @@ def test_what_the_forward_keeps_is_what_the_backward_would_compute(hidden: list[
     params = random_params(4, hidden)
     source = project(seeded((2, 4, 5, 6), 1, 1), params)
     (coord, cell), (_, rest) = random_queries(2, 90), params.split()
-    given = (source, coord, cell, rest, list(params.weights[1:]), list(params.biases), True, [5, 6, 0, 0])
+    given = (source, None, coord, cell, None, rest, list(params.weights[1:]), list(params.biases), True, [5, 6, 0, 0])
     for precision in precisions("cpu", params):
         answer, kept = operators.query_keeping(*given, "cpu", precision)
         grad = seeded(list(answer.shape), 5, 1)
-        found = (operators.query_backward(grad, *given, "cpu", precision, k) for k in (kept, None))
+        found = (operators.query_backward(grad, k, *given, "cpu", precision) for k in (kept, None))
         for own, again in zip(*map(torch.utils._pytree.tree_leaves, found), strict=True):
             assert torch.equal(own, again)
     with pytest.raises(RuntimeError, match="kept: expected"):
-        operators.query_backward(grad, *given, "cpu", "fp32", torch.zeros(2, 7, dtype=torch.uint8))
+        operators.query_backward(grad, torch.zeros(2, 7, dtype=torch.uint8), *given, "cpu", "fp32")
 
 
 def test_a_windows_gradient_is_that_of_the_whole_map(backend: str) -> None:
@@ -214,7 +214,7 @@ def operands(backend: str, hidden: list[int], cell_decode: bool = True) -> tuple
     source = project(seeded((2, 4, 5, 6), 1, 1), params).requires_grad_()
     layers = ([w.clone().requires_grad_() for w in params.weights[1:]], [b.requires_grad_() for b in params.biases])
     shared = (rest.clone().requires_grad_(), *layers, params.local_ensemble, [5, 6, 0, 0], backend, "fp32")
-    return source, None, coord, cell if cell_decode else None, [], *shared
+    return source, None, coord, cell if cell_decode else None, None, *shared
 
 
 @pytest.mark.parametrize("hidden", [[], [16], [16, 16]])
@@ -229,7 +229,7 @@ def test_opcheck(backend: str, hidden: list[int], cell_decode: bool) -> None:
     grad = seeded((2, 30, 3), 5, 1)
     plain = torch.utils._pytree.tree_map(lambda t: t.detach() if isinstance(t, Tensor) else t, others)
     plain_weights = [w.detach() for w in weights]
-    arguments = (grad, source.detach(), coord, cell, rest.detach(), plain_weights, *plain)
+    arguments = (grad, None, source.detach(), None, coord, cell, None, rest.detach(), plain_weights, *plain)
     assert set(torch.library.opcheck(operators.query_backward, arguments).values()) == {"SUCCESS"}
 
 

@@ -33,7 +33,7 @@ def arguments(
     _, rest = params.split()
     shared = (rest, list(params.weights[1:]), list(params.biases), params.local_ensemble)
     window = [feat.shape[2], feat.shape[3], 0, 0]
-    return project(feat, params), None, coord, cell, [], *shared, window, backend, "fp32"
+    return project(feat, params), None, coord, cell, None, *shared, window, backend, "fp32"
 
 
 @pytest.mark.parametrize("hidden", [[], [16], [16, 24]])

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks import gpu_report
 from liif_fast import backends, functional
 from liif_fast.backends import implementations, reference, triton
+from liif_fast.backends.call import Call
 from liif_fast.box import Box
 from liif_fast.errors import BackendError, UsageError
 from liif_fast.functional import Window, project, query, query_grid
@@ -179,7 +180,7 @@ def test_the_cheaper_prologue_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None
     """Few queries on a large map unfold inside of the kernel, many go through a projection."""
     kernels = []
     monkeypatch.setitem(
-        implementations.KERNELS, "triton", lambda *args: kernels.append(args[1]) or torch.zeros(1, 1, 3)
+        implementations.KERNELS, "triton", lambda call: kernels.append(call.kernel) or torch.zeros(1, 1, 3)
     )
     params = random_params(4, [16])
     for side, count, direct in ((20, 99, True), (20, 100, False), (4, 4, False)):
@@ -239,12 +240,12 @@ def test_a_launch_reads_no_value_and_so_can_be_captured(monkeypatch: pytest.Monk
     kernel, rest = params.split()
     feat = seeded((1, 4, 5, 6), 1, 1).to(DEVICE)
     coord, cell = (t.to(DEVICE) for t in random_queries(1, 9))
-    shared = (rest, list(params.weights[1:]), list(params.biases), True, [5, 6, 0, 0], "fp16")
+    shared = (rest, list(params.weights[1:]), list(params.biases), True, [5, 6, 0, 0], "triton", "fp16")
     projected = project(feat, params)
     with Watch():
-        implementations.KERNELS["triton"](feat, kernel, coord, cell, [], *shared)
-        implementations.KERNELS["triton"](projected, None, None, None, [9, 8, 1, 2, 3, 4], *shared)
-        launch_backward.backward(torch.ones(1, 9, 3, device=DEVICE), projected, coord, cell, *shared)
+        implementations.KERNELS["triton"](Call(feat, kernel, coord, cell, None, *shared))
+        implementations.KERNELS["triton"](Call(projected, None, None, None, [9, 8, 1, 2, 3, 4], *shared))
+        launch_backward.backward(torch.ones(1, 9, 3, device=DEVICE), Call(projected, None, coord, cell, None, *shared))
     assert len(launched) == 3
 
 
@@ -295,7 +296,7 @@ def test_auto_never_takes_the_interpreter() -> None:
 def test_the_proof_on_a_device_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     assert triton._disproof(DEVICE, "fp32") is None
     right = implementations.KERNELS["triton"]
-    monkeypatch.setitem(implementations.KERNELS, "triton", lambda *args: right(*args) * 1.001)
+    monkeypatch.setitem(implementations.KERNELS, "triton", lambda call: right(call) * 1.001)
     assert "differed from PyTorch" in str(triton._disproof(DEVICE, "fp32"))
     monkeypatch.setitem(implementations.KERNELS, "triton", lambda *args: 1 / 0)
     assert "ZeroDivisionError" in str(triton._disproof(DEVICE, "fp32"))

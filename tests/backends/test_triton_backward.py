@@ -13,6 +13,7 @@ from torch import Tensor
 
 from liif_fast import functional
 from liif_fast.backends import implementations, reference, triton
+from liif_fast.backends.call import Call
 from liif_fast.kernels import launch_backward
 from liif_fast.kernels.launch_backward import backward
 from liif_fast.params import DecoderParams
@@ -47,9 +48,8 @@ def fused(
     window = [*feat.shape[2:], 0, 0]
     ensemble = params.local_ensemble
     cell = cell if params.cell_decode else None
-    d_source, d_rest, d_weights, d_biases = backward(
-        grad, projected, coord, cell, rest, params.weights[1:], params.biases, ensemble, window, precision
-    )
+    shared = (rest, params.weights[1:], params.biases, ensemble, window, "triton", precision)
+    d_source, d_rest, d_weights, d_biases = backward(grad, Call(projected, None, coord, cell, None, *shared))
     assert d_source.shape == projected.shape
     assert {t.dtype for t in (d_source, d_rest, *d_weights, *d_biases)} == {torch.float32}
     through = (projected, rest), (d_source.to(projected.dtype), d_rest)
@@ -147,8 +147,9 @@ def test_a_window_and_any_strides() -> None:
     grad = torch.ones(1, 1, 1, device=DEVICE).expand(1, 40, 3)
     projected = functional.project(feat, params)
     shared = (rest, params.weights[1:], params.biases, True)
-    whole = backward(grad, projected, coord, cell, *shared, [12, 10, 0, 0], "fp32")
-    part = backward(grad, projected[:, 3:9, 2:9], coord, cell, *shared, [12, 10, 3, 2], "fp32")
+    whole = backward(grad, Call(projected, None, coord, cell, None, *shared, [12, 10, 0, 0], "triton", "fp32"))
+    inner = projected[:, 3:9, 2:9]
+    part = backward(grad, Call(inner, None, coord, cell, None, *shared, [12, 10, 3, 2], "triton", "fp32"))
     outside = whole[0].clone()
     outside[:, 3:9, 2:9] = 0
     assert not outside.any()
@@ -163,11 +164,12 @@ def test_a_neighbour_outside_of_the_window_gets_no_gradient_and_does_no_harm() -
     projected = functional.project(seeded((1, 3, 6, 6), 1, 1).to(DEVICE), params)[:, 2:4]
     coord, cell = (t.to(DEVICE) for t in random_queries(1, 40))
     grad = seeded((1, 40, 3), 9, 1).to(DEVICE)
-    shared = (rest, params.weights[1:], params.biases, True, [6, 6, 2, 0], "fp32")
-    atomic = backward(grad, projected, coord, cell, *shared)
+    shared = (rest, params.weights[1:], params.biases, True, [6, 6, 2, 0], "triton", "fp32")
+    call = Call(projected, None, coord, cell, None, *shared)
+    atomic = backward(grad, call)
     torch.use_deterministic_algorithms(True)
     try:
-        summed = backward(grad, projected, coord, cell, *shared)
+        summed = backward(grad, call)
     finally:
         torch.use_deterministic_algorithms(False)
     torch.testing.assert_close(atomic[0], summed[0], rtol=0, atol=1e-5)
@@ -191,7 +193,9 @@ def test_a_query_takes_the_fused_backward(monkeypatch: pytest.MonkeyPatch) -> No
     feat = seeded((2, 4, 5, 6), 1, 1).to(DEVICE).requires_grad_()
     coord, cell = (t.to(DEVICE) for t in random_queries(2, 30))
     right, calls = implementations.BACKWARD["triton"], []
-    monkeypatch.setitem(implementations.BACKWARD, "triton", lambda *args: calls.append(args[-2]) or right(*args))
+    monkeypatch.setitem(
+        implementations.BACKWARD, "triton", lambda *args: calls.append(args[-1].precision) or right(*args)
+    )
 
     def loss(backend: str) -> Tensor:
         return functional.query(feat, coord, cell, params, backend=backend).square().sum()
@@ -214,4 +218,6 @@ def test_opcheck() -> None:
     projected = functional.project(seeded((1, 4, 5, 6), 1, 1).to(DEVICE), params)
     grad = seeded((1, 9, 3), 9, 1).to(DEVICE)
     shared = (rest, list(params.weights[1:]), list(params.biases), True, [5, 6, 0, 0], "triton", "fp32")
-    torch.library.opcheck(torch.ops.liif_fast.query_backward.default, (grad, projected, coord, cell, *shared))
+    torch.library.opcheck(
+        torch.ops.liif_fast.query_backward.default, (grad, None, projected, None, coord, cell, None, *shared)
+    )
