@@ -7,12 +7,13 @@ CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h)
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help demo test install lint types format bench bench-full clean
+.PHONY: help demo test install lint types format docs bench bench-full clean
 
 help:
 	@echo "make demo    set up $(VENV), upscale a photograph, write build/demo/comparison.png"
 	@echo "make test    set up $(VENV), lint, check types, run the whole test suite"
 	@echo "make bench   measure the decoder in some minutes; PUBLISHED=CHECKOUT: beside the published repository"
+	@echo "make docs    build the documentation as a site in build/docs"
 	@echo "make lint | types | format | bench-full | clean"
 
 demo: $(VENV)/.installed
@@ -36,8 +37,12 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 	$(if $(CXX_SOURCES),$(BIN)/clang-format -i $(CXX_SOURCES))
 
+# Strict: a warning, such as a dead link, ends it.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 # PUBLISHED: a checkout of the published repository, to run beside. bench-full takes over an hour on two cores and writes the
-# results that README.md quotes; `python -m benchmarks.report` then brings README.md up to date.
+# results that the documents quote; `python -m benchmarks.report` then brings them up to date.
 SUITE = $(BIN)/python -m pytest -q -p no:logging --disable-warnings --benchmark-columns=median,iqr,rounds \
   benchmarks/suite.py $(if $(PUBLISHED),--published $(PUBLISHED))
 

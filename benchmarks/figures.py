@@ -1,4 +1,4 @@
-"""README's figures, as SVG: who takes how long and how much memory, and how both grow."""
+"""The documents' figures, as SVG: how long each contender takes and how much memory, and how both grow."""
 
 from __future__ import annotations
 

@@ -34,8 +34,8 @@ def tag() -> str:
 def commit() -> str:
     """The checkout's commit, with a mark when tracked files other than results differ from it, or `unknown`."""
     name = _output(["git", "describe", "--always", "--exclude=*"])
-    # A run of several commands writes results and README.md, which change nothing of what is measured.
-    mine = ["--", ":/", ":(top,exclude)benchmarks/results", ":(top,exclude)README.md"]
+    # A run of several commands writes results and documents, which change nothing of what is measured.
+    mine = ["--", ":/", ":(top,exclude)benchmarks/results", ":(top,exclude)README.md", ":(top,exclude)docs"]
     changed = _output(["git", "status", "--porcelain", "--untracked-files=no", *mine])
     return f"{name}-dirty" if name and changed else name or "unknown"
 

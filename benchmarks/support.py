@@ -1,4 +1,4 @@
-"""What each backend can do, in which precision: README's support matrix, read off the backends' table."""
+"""What each backend can do, in which precision: the support matrix of docs/backends.md, from the backends' table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark suite runs and refuses wrong results, and README shows what was measured. Nothing here is a timing."""
+"""The benchmark suite runs and refuses wrong results; the documents show what was measured. No test is a timing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torch
 from support.golden import random_params, seeded
 from support.paths import ROOT
 
-from benchmarks import contenders, growth, memory, racing, report, shapes, support
+from benchmarks import contenders, growth, memory, parts, racing, report, shapes, support
 from benchmarks.lines import Lines, read
 from benchmarks.problem import Problem, photograph
 from liif_fast import backends, functional
@@ -27,6 +27,7 @@ from liif_fast.geometry import make_cell, make_coord
 CPU = torch.device("cpu")
 
 
+@pytest.mark.slow
 def test_the_suite_runs_on_tiny_shapes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "benchmarks/suite.py", "--set", "tiny"]
     command += ["--seconds", "0.05", "--out", str(tmp_path), "--benchmark-json", str(tmp_path / "theirs.json")]
@@ -60,6 +61,7 @@ def test_shapes_are_named_once_and_have_contenders(shape: shapes.Shape) -> None:
     assert len(set(names)) == len(names)
 
 
+@pytest.mark.slow
 def test_the_export_gives_the_references_answers() -> None:
     tiny = shapes.TINY[0]
     problem = Problem(tiny._replace(out=(7, 6)), CPU)
@@ -122,6 +124,7 @@ def test_growth_leaves_out_what_would_take_too_long(monkeypatch: pytest.MonkeyPa
     assert all("left_out" in row or "seconds" in row for row in read(lines.path)[1:])
 
 
+@pytest.mark.slow
 def test_a_point_of_growth(capsys: pytest.CaptureFixture[str]) -> None:
     growth.main(["--point", "torch", "fp32", "4", "8", "--threads", str(torch.get_num_threads())])
     point = json.loads(capsys.readouterr().out)
@@ -155,19 +158,46 @@ def test_a_wrong_checkout_is_named() -> None:
         contenders.build("published", Problem(shapes.TINY[0], CPU), Path("nowhere"))
 
 
-def test_readme_says_what_was_measured() -> None:
+def test_the_documents_say_what_was_measured() -> None:
     assert report.main(["--check"]) == 0
 
 
 def test_a_changed_figure_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = report.README.read_text(encoding="utf-8")
-    gain = report.quality().split("+")[1].split()[0]
-    assert report.stale(text.replace(f"+{gain}", "+9.99")) == ["quality"]
-    place, rows = report.SHOWN[0], report.suite(report.SHOWN[0])
+    texts = report.read_documents()
+    gain = parts.quality().split("+")[1].split()[0]
+    changed_texts = {path: text.replace(f"+{gain}", "+9.99") for path, text in texts.items()}
+    assert report.stale(changed_texts) == ["quality"]
+    machine, rows = parts.SHOWN[0], parts.suite(parts.SHOWN[0])
     changed: list[dict[str, Any]] = [dict(row) for row in rows]
-    report.one(report.of(changed, shapes.X4.name), "cpu fp32")["times_reference"] = 99.0
-    monkeypatch.setattr(report, "suite", lambda name: changed if name == place else [])
-    assert {"headline", "table", f"decoder-{place}.svg"} <= set(report.stale(text))
+    parts.one(parts.of(changed, shapes.X4.name), "cpu fp32")["times_reference"] = 99.0
+    for module in (parts, report):
+        monkeypatch.setattr(module, "suite", lambda name: changed if name == machine else [])
+    assert {"headline", "short", "table", f"decoder-{machine}.svg"} <= set(report.stale(texts))
+
+
+def test_a_missing_part_is_found() -> None:
+    texts = report.read_documents()
+    assert report.stale(
+        {path: text.replace("measured: quality", "measured quality") for path, text in texts.items()}
+    ) == ["quality"]
+
+
+def test_the_headline_takes_the_published_weights_once_they_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape, weights = next(iter(parts.HEADLINE_SHAPES.items()))
+    rows = parts.suite(parts.HEADLINE)
+    measured = [row | {"shape": shape} for row in parts.of(rows, shapes.X4.name)]
+    parts.one(measured, "cpu fp32")["times_reference"] = 12.3
+    monkeypatch.setattr(parts, "suite", lambda machine: rows + measured)
+    assert "decodes 12 times as fast" in parts.headline()
+    assert weights in parts.short()
+
+
+def test_every_result_is_named() -> None:
+    documents = [*report.DOCUMENTS, parts.RESULTS / "README.md"]
+    text = "".join(path.read_text(encoding="utf-8") for path in documents)
+    every = "compile-report-"  # `parts.compiled` reads one for each version of Triton
+    names = [path.name for path in parts.RESULTS.iterdir() if path.name != "README.md"]
+    assert [name for name in names if name not in text and not name.startswith(every)] == []
 
 
 def cells() -> list[Any]:

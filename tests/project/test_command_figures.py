@@ -1,4 +1,4 @@
-"""What the README says of the whole command and of training is what was measured."""
+"""What docs/benchmarks.md says of the whole command and of training is what was measured."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ def result(name: str) -> dict[str, Any]:
     return found
 
 
+TEXT = " ".join((ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8").split())
+
+
 def said(pattern: str) -> list[tuple[str, ...]]:
-    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    found = re.findall(pattern, text)
+    found = re.findall(pattern, TEXT)
     assert found, pattern
     return found
 
 
 def test_ratios_to_the_demo() -> None:
-    cells = said(r"\[([\d.]+) \(([\d.]+)\)\]\(benchmarks/results/(command-[^)]*)\)")
+    cells = said(r"\[([\d.]+) \(([\d.]+)\)\]\(\.\./benchmarks/results/(command-[^)]*)\)")
     assert len({name for _, _, name in cells}) == len(cells)
     for whole, kinder, name in cells:
         measured = result(name)
@@ -45,8 +47,8 @@ def test_shares_of_the_time() -> None:
 def test_agreement_with_fp32() -> None:
     places = ("cpu-avx512", "cpu-avx512-bf16", "cpu-avx2")
     found = [result(f"command-agreement-{place}.json")["agreement"] for place in places]
-    ((photographs, percent),) = said(r"in (\d+) photographs at most ([\d.]+) % of the samples differ from `fp32`")
-    assert "by one 8-bit level, none by more" in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    ((photographs, percent),) = said(r"In (\d+) photographs at most ([\d.]+) % of the samples differ from `fp32`")
+    assert "by one 8-bit level and never by more" in TEXT
     for measured in found:
         assert measured["beyond_one_level"] <= 0.001
         assert measured["largest_levels"] == 1
@@ -55,15 +57,39 @@ def test_agreement_with_fp32() -> None:
     assert float(percent) == round(100 * max(others), 2)
 
 
-def test_training() -> None:
-    """README's sentences on training, on every processor."""
-    decoder = r"decoder(?:'s forward and backward)? was ([\d.]+)(?: times as fast in fp32)? and ([\d.]+) times"
-    step = r"a (?:whole )?step(?: of this recipe was)? ([\d.]+)(?: times as fast in fp32)? and ([\d.]+) times"
-    places = ("cpu-avx512-bf16", "cpu-avx512", "cpu-avx2")
-    for place, speeds, steps in zip(places, said(decoder), said(step), strict=True):
-        runs = result(f"training-{place}-2-threads-decoder.json")["decoder"]["runs"]
-        measured = [round(runs[name]["times_reference"], 1) for name in ("cpu fp32", "cpu bf16")]
-        assert [float(speed) for speed in speeds] == measured
-        runs = result(f"training-{place}-2-threads-step.json")["step"]["runs"]
-        measured = [round(runs[name]["times_published"], 1) for name in ("cpu fp32", "cpu bf16 autocast")]
-        assert [float(speed) for speed in steps] == measured
+def test_training_speed() -> None:
+    """The table of times as fast: decoder and whole step, in fp32 and bf16."""
+    cells = said(r"\[([\d.]+)\]\(\.\./benchmarks/results/(training-[^)]*-(?:decoder|step)\.json)\)")
+    assert len(cells) == 12
+    for index, (ratio, name) in enumerate(cells):
+        kind, key, halves = (
+            ("decoder", "times_reference", "cpu bf16")
+            if name.endswith("decoder.json")
+            else ("step", "times_published", "cpu bf16 autocast")
+        )
+        measured = result(name)[kind]["runs"]["cpu fp32" if index % 2 == 0 else halves]
+        assert float(ratio) == round(measured[key], 1)
+
+
+def test_training_memory() -> None:
+    cells = said(r"\| (\d+) \| \[(\d+)\]\(\.\./benchmarks/results/(training-[^)]*-memory\.json)\)")
+    assert len(cells) == 3
+    for published, ours, name in cells:
+        measured = result(name)["peak_megabytes"]
+        assert (int(published), int(ours)) == (round(measured["published"]), round(measured["cpu fp32"]))
+
+
+def test_training_losses() -> None:
+    for percent, name in said(r"\[([\d.]+) %\]\(\.\./benchmarks/results/(training-[^)]*-curve\.json)\)"):
+        assert float(percent) == round(100 * result(name)["largest_relative_difference"]["cpu"], 2)
+
+
+def test_large_results() -> None:
+    ((seconds, megabytes, name),) = said(
+        r"took (\d+) seconds and ([\d,]+) MB at the peak \(\[parts\]\([^)]*/(command-[^)]*)\)"
+    )
+    (measured,) = result(name)["command"]
+    assert int(seconds) == round(measured["seconds"])
+    assert int(megabytes.replace(",", "")) == measured["peak_memory_mb"]
+    ((mebibytes, name),) = said(r"took (\d+) MiB \(\[run\]\([^)]*/(render-[^)]*)\)")
+    assert int(mebibytes) == round(result(name)["peak_resident_kib"] / 1024)

@@ -1,4 +1,4 @@
-"""Every command and every line of Python in README.md and CONTRIBUTING.md works."""
+"""Every command and every line of Python in the documents works, and their links lead somewhere."""
 
 from __future__ import annotations
 
@@ -18,20 +18,24 @@ from support.paths import ROOT
 
 import liif_fast
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md")
-# Commands that install: what they do is checked elsewhere, as the values say.
+PAGES = tuple(sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", *PAGES)
+LINKED = (*DOCUMENTS, "CHANGELOG.md", "SECURITY.md", "benchmarks/results/README.md", "examples/README.md")
+README_BYTES = 7000
+# Commands that another test checks, as the values say.
 ELSEWHERE = {
-    "pip install .": "tests/test_install.py builds and installs the package",
-    "pip install --no-build-isolation .": "tests/test_install.py builds and installs the package",
+    "pip install . --extra-index-url https://download.pytorch.org/whl/cpu": "test_install.py installs the package",
+    "pip install .": "test_install.py builds and installs the package",
+    "pip install --no-build-isolation .": "test_install.py builds and installs the package",
     ".venv/bin/pre-commit install": "test_hooks_are_valid",
-    "python tests/fuzz_images.py --seconds 600 --seed 1 --out build/fuzz": "tests/test_fuzz.py runs some seconds of it",
+    "python tests/image/fuzz_images.py --seconds 600 --seed 1 --out build/fuzz": "test_fuzz.py runs some seconds of it",
     "liif-fast train own-photos -o own": "test_a_model_of_ones_own, in a handful of steps",
     "liif-fast upscale photo.jpg -o mine.png -s 3 --model own/epoch-best.pth": "test_a_model_of_ones_own",
-    "liif-fast upscale -r album -o by-ray/ -s 2 --ray": "tests/test_batch_ray.py",
-    "python -m benchmarks.compile_report --quick": "tests/test_triton.py runs it",
-    "python -m benchmarks.report": "tests/test_benchmarks.py compares what it would write",
-    "python -m benchmarks.report --check": "tests/test_benchmarks.py runs it",
-    "python -m benchmarks.gpu_report --out benchmarks/results/": "tests/test_triton.py runs it on tiny shapes",
+    "liif-fast upscale -r album -o by-ray/ -s 2 --ray": "test_batch_ray.py",
+    "python -m benchmarks.compile_report --quick": "test_triton.py runs it",
+    "python -m benchmarks.report": "test_benchmarks.py compares what it would write",
+    "python -m benchmarks.report --check": "test_benchmarks.py runs it",
+    "python -m benchmarks.gpu_report --out benchmarks/results/": "test_triton.py runs it on tiny shapes",
 }
 
 
@@ -78,7 +82,7 @@ def desk(tmp_path: Path) -> Path:
 
 
 def write_configs(folder: Path) -> None:
-    """The README's configurations for training, with an epoch of one small batch, and for evaluating."""
+    """The documents' configurations for training, with an epoch of one small batch, and for evaluating."""
     import yaml
 
     training, evaluating = blocks("yaml")
@@ -91,16 +95,28 @@ def write_configs(folder: Path) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
 
 
-def run(command: list[str], cwd: Path) -> str:
+def run(command: list[str], cwd: Path, **variables: str) -> str:
     """Run with the environment's own programs first; its failure fails the test."""
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-    env = os.environ | {"PATH": path}
+    env = os.environ | {"PATH": path} | variables
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
 
 
-@pytest.mark.parametrize("block", blocks("sh"), ids=str)
+def runs_the_package(block: Block) -> bool:
+    """Whether a command of the block starts a process that loads the package, which takes seconds."""
+    return any(not command.startswith("make ") and command not in ELSEWHERE for command in block.lines())
+
+
+def shell_blocks() -> list[Any]:
+    return [
+        pytest.param(block, marks=pytest.mark.slow if runs_the_package(block) else (), id=str(block))
+        for block in blocks("sh")
+    ]
+
+
+@pytest.mark.parametrize("block", shell_blocks())
 def test_commands(block: Block, desk: Path) -> None:
     for command in block.lines():
         words = shlex.split(command)
@@ -116,11 +132,13 @@ def test_commands(block: Block, desk: Path) -> None:
         assert new or "-o" not in words or "--resume" in words, f"{command} wrote nothing"
 
 
+@pytest.mark.slow
 def test_upscale_commands_give_the_sizes_they_ask_for(desk: Path) -> None:
-    for block in blocks("sh"):
-        for command in block.lines():
-            if command.startswith("liif-fast upscale") and command not in ELSEWHERE:
-                run(shlex.split(command), desk)
+    for command in dict.fromkeys(command for block in blocks("sh") for command in block.lines()):
+        if command.startswith("liif-fast upscale") and any(
+            f"-o {name}" in command for name in ("large.png", "banner", "larger")
+        ):
+            run(shlex.split(command), desk)
     sizes = {str(file.relative_to(desk)): Image.open(file).size for file in desk.rglob("*.*") if file.suffix == ".png"}
     assert sizes["large.png"] == (178, 118)
     assert sizes["banner.png"] == (331, 120)
@@ -129,11 +147,13 @@ def test_upscale_commands_give_the_sizes_they_ask_for(desk: Path) -> None:
     assert set(in_folder) == {(96, 64)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", blocks("python"), ids=str)
 def test_python(block: Block, desk: Path) -> None:
     run([sys.executable, "-W", "error", "-c", block.text], desk)
 
 
+@pytest.mark.slow
 def test_a_model_of_ones_own(desk: Path) -> None:
     """The example of two minutes, in some seconds: fewer and smaller batches, and still the validation PSNR rises."""
     with Image.open(ROOT / "examples" / "osprey.jpg") as file:
@@ -158,18 +178,39 @@ def test_a_model_of_ones_own(desk: Path) -> None:
 
 def test_quality_is_as_measured() -> None:
     measured = json.loads((ROOT / "benchmarks" / "results" / "default-model.json").read_text())["psnr"]
-    said = re.findall(r"\+(\d+\.\d\d) dB at (x\d+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    text = "".join((ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS)
+    said = re.findall(r"\+(\d+\.\d\d) dB at (x\d+)", text)
     assert said
     for gain, scale in said:
         mean = measured[scale]["mean"]
         assert float(gain) == pytest.approx(mean["model"] - mean["bicubic"], abs=0.006)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize("document", LINKED)
 def test_links_lead_somewhere(document: str) -> None:
-    targets = re.findall(r"\]\(([^)#\s]+)", (ROOT / document).read_text(encoding="utf-8"))
-    missing = [target for target in targets if "://" not in target and not (ROOT / target).exists()]
+    path = ROOT / document
+    targets = re.findall(r"\]\(([^)#\s]+)", path.read_text(encoding="utf-8"))
+    missing = [target for target in targets if "://" not in target and not (path.parent / target).exists()]
     assert not missing
+
+
+def test_readme_is_short() -> None:
+    assert (ROOT / "README.md").stat().st_size <= README_BYTES
+
+
+def test_every_page_has_a_place_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert [page for page in PAGES if f": {page.removeprefix('docs/')}\n" not in navigation] == []
+
+
+def test_the_site_builds_without_a_warning_and_asks_no_other_host(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocstrings", reason="needs the extra docs: pip install 'liif_fast[docs]'")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(tmp_path)]
+    run(command, ROOT, NO_MKDOCS_2_WARNING="1")
+    fetched = re.compile(r"""(?:<(?:script|img|iframe)[^>]*\ssrc|<link[^>]*\shref)=["']?(?:https?:)?//""")
+    pages = sorted(tmp_path.rglob("*.html"))
+    assert len(pages) > len(PAGES)
+    assert [page.name for page in pages if fetched.search(page.read_text(encoding="utf-8"))] == []
 
 
 def test_hooks_are_valid() -> None:
