@@ -38,16 +38,18 @@ from PIL import Image
 from torch import Tensor
 
 import liif_fast
+import liif_fast.rendering.output
 from benchmarks.machine import describe, tag
-from liif_fast import functional, image, upscaling
+from liif_fast import functional, image
 from liif_fast.backends import reference
-from liif_fast.batch import conversion, streaming
+from liif_fast.batch import conversion
 from liif_fast.box import Box
 from liif_fast.cli import main as liif_fast_command
 from liif_fast.files import replacing
 from liif_fast.geometry import Grid, grid_queries
 from liif_fast.models import LIIF
 from liif_fast.rendering import encoding
+from liif_fast.rendering.request import Request
 
 ROOT = Path(__file__).resolve().parent.parent
 CHUNK = 30_000  # queries at a time in the published demo
@@ -77,13 +79,12 @@ class Clock:
 def inside(argv: list[str], report: Path) -> int:
     """Run a command of `liif-fast` in this process and write the seconds of its parts."""
     clock = Clock()
-    clock.around(conversion, "upscale", "computing")
-    clock.around(streaming, "write", "computing")
+    clock.around(conversion.Converter, "compute", "computing")
     clock.around(image, "read", "reading")
     clock.around(encoding.Encoding, "part", "encoder")
     clock.around(functional, "project", "projection")
     clock.around(functional, "query_grid", "decoder")
-    clock.around(upscaling, "quantised", "quantising")
+    clock.around(liif_fast.rendering.output, "quantise", "quantising")
     clock.around(image, "write", "writing")
     code = liif_fast_command(argv)
     report.write_text(json.dumps(clock.seconds), encoding="utf-8")
@@ -159,7 +160,7 @@ def _seconds(call: Callable[[], Tensor]) -> float:
 
 def agreement(photos: list[Path], scale: float) -> dict[str, Any]:
     """The command's default precision against fp32, in 8-bit levels over all samples of each photograph's middle."""
-    settings = conversion.Settings({"scale": scale}, device="cpu")
+    settings = conversion.Settings(Request(scale), device="cpu")
     default = conversion.Converter(settings)
     plain = conversion.Converter(settings._replace(precision="fp32"))
     rows = {}

@@ -18,7 +18,9 @@ from benchmarks.racing import timed
 from liif_fast import functional, load
 from liif_fast.batch import streaming
 from liif_fast.box import Box
-from liif_fast.upscaling import upscaling
+from liif_fast.rendering.options import Options
+from liif_fast.rendering.request import Request
+from liif_fast.upscaling import prepare_output
 
 
 def arithmetic(model: Any, source: torch.Tensor, size: tuple[int, int]) -> None:
@@ -46,7 +48,7 @@ def main() -> None:
     with Image.open(args.picture) as opened:
         picture = np.asarray(opened.convert("RGB").resize(args.size))
     model: Any = load()
-    work = upscaling(picture, args.scale, model=model)
+    output = prepare_output(picture, Request(args.scale), Options("cpu"), model=model)
     source = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None]
     times: dict[str, list[float]] = {"arithmetic": [], "tiff": [], "tiff deflated": [], "zarr": []}
     with tempfile.TemporaryDirectory() as folder:
@@ -56,14 +58,14 @@ def main() -> None:
                 path = Path(folder) / ("x.zarr" if name == "zarr" else "x.tif")
 
                 def streamed(path: Path = path, compress: bool = "deflated" in name) -> None:
-                    streaming.write(work, path, compress=compress, backend="cpu")
+                    streaming.write(output, path, compress=compress)
 
-                call = streamed if name != "arithmetic" else lambda: arithmetic(model, source, work.size)
+                call = streamed if name != "arithmetic" else lambda: arithmetic(model, source, output.size)
                 took = timed(call)
                 found += [took] if kept else []
     base = statistics.median(times["arithmetic"])
     overhead = {name: round(statistics.median(found) / base - 1, 4) for name, found in times.items()}
-    print(json.dumps({"seconds": times, "overhead": overhead, "size": work.size, **describe()}))
+    print(json.dumps({"seconds": times, "overhead": overhead, "size": output.size, **describe()}))
 
 
 if __name__ == "__main__":

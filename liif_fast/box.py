@@ -1,4 +1,4 @@
-"""A rectangle of pixels, without any import: the command line's checks must not wait for torch."""
+"""Rectangles of pixels, without any import: the command line's checks must not wait for torch."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Box(NamedTuple):
         return self.height * self.width
 
 
-class Part(NamedTuple):
-    """The pixels `box` of a result of `size` (H, W)."""
+class Region(NamedTuple):
+    """The pixels `box` of a whole picture of `size` (H, W)."""
 
-    box: Box
     size: tuple[int, int]
+    box: Box

@@ -1,36 +1,35 @@
 """`sample`: a picture at the points of any grid, such as a rotation, a perspective, a lens or a panorama.
 
-The points are dealt to tiles of the feature map. A tile that no point looks into is never encoded; one that is gets
-encoded with an exact halo and answers all of its points, wherever they lie in the grid.
+The points are dealt to tiles of the picture. A tile that no point looks into is never encoded; one that is gets encoded
+with an exact halo and answers all of its points, wherever they lie in the grid.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from liif_fast import functional, geometry
-from liif_fast.box import Box
+from liif_fast.box import Box, Region
 from liif_fast.errors import UsageError
-from liif_fast.geometry import Window
 from liif_fast.rendering import periodic
-from liif_fast.rendering.alpha import bounded
-from liif_fast.rendering.encoding import Pixels, input_channels
-from liif_fast.rendering.render import MODEL, Job, Progress
+from liif_fast.rendering.alpha import clamp_alpha
+from liif_fast.rendering.encoding import Pixels
+from liif_fast.rendering.job import Job, answer_tiles, open_jobs
+from liif_fast.rendering.options import Options, Progress
+from liif_fast.rendering.output import Output
+from liif_fast.rendering.source import open_model, open_picture
 from liif_fast.rendering.tiling import Span, cut, widen
-from liif_fast.upscaling import Painting, collect, open_model, open_picture
 
 PADDINGS = ("border", "zeros")
 # Input pixels. Models are trained on cells of 1/4 to 1; far beyond, the MLP extrapolates to no picture at all.
 MAX_CELL = 4.0
 POINT_BYTES = 64  # of a point while its block is made: its tile, its order, its answer
-FOOTPRINT = (MAX_CELL, MAX_CELL)
 REACH = 2  # features beside the one under a point that its neighbours may be: one, and one for rounding
 
 
@@ -71,17 +70,16 @@ def sample(
     Raises UsageError for a grid or an argument that makes no sense, and what `upscale` raises.
     """
     network = open_model(model)
-    source = open_picture(image, network)
-    shape = source.shape[-2], source.shape[-1]
+    pixels = open_picture(image, network)
     points = _Points(
-        _checked(grid).to(source.device),
-        shape,
+        _checked(grid).to(pixels.device),
+        (pixels.shape[-2], pixels.shape[-1]),
         padding,
         periodic.axes(wrap),
-        periodic.margins(network, wrap, FOOTPRINT),
+        periodic.margins(network, wrap, (MAX_CELL, MAX_CELL)),
     )
-    options: dict[str, Any] = {"backend": backend, "precision": precision, "tile": tile, "memory": memory}
-    return collect(image, Painting(network, source, points), progress=progress, **options)
+    options = Options(backend, precision, tile, memory, progress=progress)
+    return Output(network, pixels, _PointTarget(points), options).whole(image)
 
 
 def _checked(grid: Tensor | np.ndarray) -> Tensor:
@@ -98,7 +96,7 @@ def _checked(grid: Tensor | np.ndarray) -> Tensor:
 
 
 class _Points:
-    """The goal that a grid is: its points, numbered row by row."""
+    """The points of a grid, numbered row by row, and where they lie on the padded picture."""
 
     def __init__(
         self,
@@ -111,55 +109,10 @@ class _Points:
         """shape: (H, W) of the picture; along, margin: whether and with how many pixels it repeats, (y, x)."""
         if padding not in PADDINGS:
             raise UsageError(f"padding: expected one of {', '.join(PADDINGS)}, got {padding!r}")
-        self.sides = grid.shape[0], grid.shape[1]
+        self.size = grid.shape[0], grid.shape[1]
         self.xy = grid.reshape(-1, 2)
         self.shape, self.padding, self.along, self.margin = shape, padding, along, margin
         self.padded = shape[0] + 2 * margin[0], shape[1] + 2 * margin[1]
-
-    # -- as a goal -----------------------------------------------------------------------------------------------
-
-    def pieces(
-        self, model: nn.Module, sources: Sequence[Pixels], progress: Progress | None, **options: Any
-    ) -> Iterator[tuple[Box, Tensor]]:
-        """Bands of the grid's rows."""
-        tile, memory = options.pop("tile"), options.pop("memory")
-        jobs = [_Job(model, periodic.pad(source, self.margin), self, **options) for source in sources]
-        tile_sides = jobs[0].tile_sides(Box(0, 0, *self.padded), tile, memory)
-        height, width = self.sides
-        done = 0
-
-        def report(before: int, points: int) -> None:
-            if progress is not None:
-                progress(before + points, height * width * len(jobs))
-
-        training = model.training
-        model.eval()
-        try:
-            for rows in cut(0, height, jobs[0].rows_at_once(memory)):
-                span, answers = Span(rows.start * width, rows.stop * width), []
-                for job in jobs:
-                    answers.append(job.block(span, tile_sides, partial(report, done)))
-                    done += span.stop - span.start
-                values = torch.cat(answers)
-                yield Box(rows.start, 0, rows.stop - rows.start, width), values.view(len(values), -1, width)
-        finally:
-            model.train(training)
-
-    def level(self, value: Tensor, place: Box) -> Tensor:
-        shown = self.shown(Span(place.top * place.width, place.bottom * place.width)).view(1, place.height, -1)
-        return torch.where(shown, value, 0.0)
-
-    def bounded(self, values: Tensor, alpha: Tensor, place: Box) -> Tensor:
-        points = Span(place.top * place.width, place.bottom * place.width)
-        shown = self.shown(points)
-        index = torch.arange(*points, device=self.xy.device)[shown]
-        rows, cols = self.pixels(index)
-        answers = values.flatten(1)
-        if len(index):
-            answers[:, shown] = bounded(answers[:, shown], periodic.pad(alpha, self.margin), rows.long(), cols.long())
-        return answers.view_as(values)
-
-    # -- geometry ------------------------------------------------------------------------------------------------
 
     def shown(self, points: Span) -> Tensor:
         """Whether each of these points shows something of the picture: bool [points]."""
@@ -193,7 +146,7 @@ class _Points:
         For steps (ax, ay) along the row and (bx, by) along the column it is (sqrt(ay^2 + by^2), sqrt(ax^2 + bx^2)):
         the upright pixel whose points vary along y and along x as much as those of the parallelogram of the steps.
         """
-        height, width = self.sides
+        height, width = self.size
         row, col = index // width, index % width
         along = self._step(index, 1, col > 0, col < width - 1)
         down = self._step(index, width, row > 0, row < height - 1)
@@ -221,54 +174,11 @@ class _Points:
         steps = steps.where(there.unsqueeze(-1), torch.nan).nanmean(dim=0)
         return steps * (steps.new_tensor(self.shape[::-1]) / 2)
 
-
-class _Job(Job):
-    """The points of a grid, dealt to tiles of the picture; a `part` is a run of one tile's points."""
-
-    def __init__(self, model: nn.Module, inp: Pixels, points: _Points, backend: str, precision: str) -> None:
-        super().__init__(model, inp, (inp.shape[-2], inp.shape[-1]), backend, precision)
-        self.points = points
-        self.todo: list[tuple[Box, Tensor]] = []
-
-    def rows_at_once(self, memory: int | str | None) -> int:
-        """Rows of the grid whose points fit into the part of the memory that is for answers."""
-        return max(1, self._budget(memory) // 4 // POINT_BYTES // self.points.sides[1])
-
-    def block(self, points: Span, tile_sides: tuple[int, int], report: Callable[[int], None]) -> Tensor:
-        """The values of these points, [out_dim, points] float32 on the input's device, 0 for one that shows nothing."""
-        values: Tensor | None = None
-        shown = self.points.shown(points).nonzero().flatten().add_(points.start)
-        count = points.stop - points.start
-        done = count - len(shown)
-        self.todo = self.deal(shown, *tile_sides)[::-1]
-        while self.todo:
-            part, index = self.todo[-1]
-
-            def step(asked: int, before: int = done) -> None:
-                report(before + asked)
-
-            answer = self.attempt(Box(0, 0, 1, len(index)), step)
-            if answer is None:
-                self.check_divisible(part)
-                self.todo = [half for whole in self.todo for half in self.halves(*whole)[::-1]]
-                continue
-            if values is None:
-                values = torch.zeros(len(answer), count, device=self.inp.device)
-            values[:, (index - points.start).to(values.device)] = answer[:, 0]
-            self.todo.pop()
-            done += len(index)
-        if values is None:
-            decoder = self.params or self.metasr
-            channels = decoder.out_dim if decoder else input_channels(self.model)
-            values = torch.zeros(channels, count, device=self.inp.device)
-            report(count)
-        return values
-
-    def deal(self, index: Tensor, height: int, width: int) -> list[tuple[Box, Tensor]]:
-        """The points by tiles of at most height x width pixels: (what the tile's points see, its points)."""
+    def deal(self, index: Tensor, height: int, width: int) -> list[_PointTile]:
+        """These points by tiles of at most height x width pixels of the padded picture."""
         if not len(index):
             return []
-        rows, cols = self.points.pixels(index)
+        rows, cols = self.pixels(index)
         tops, lefts = (
             torch.tensor([span.start for span in cut(int(axis.min()), int(axis.max()) + 1, side)], device=axis.device)
             for axis, side in ((rows, height), (cols, width))
@@ -278,68 +188,102 @@ class _Job(Job):
         counts = number.bincount().tolist()
         order = number.argsort(stable=True)
         runs = zip(*(values[order].split(counts) for values in (rows, cols, index)), strict=True)
-        return [(_around(ys, xs), run) for ys, xs, run in runs if len(run)]
+        return [_PointTile(self, _around(ys, xs), run) for ys, xs, run in runs if len(run)]
 
-    def halves(self, part: Box, index: Tensor) -> list[tuple[Box, Tensor]]:
-        """The tile cut in two across its longer side."""
-        if part.height >= part.width:
-            return self.deal(index, -(-part.height // 2), part.width)
-        return self.deal(index, part.height, -(-part.width // 2))
 
-    def _decoder(self, part: Box, precision: str) -> Callable[[Box], Tensor]:
-        """A function of a run of the tile's points that gives [out_dim, 1, points] float32."""
-        ask = self._ask(self.todo[-1][0], precision)
-        index = self.todo[-1][1]
+@dataclass(frozen=True)
+class _PointTile:
+    """Points on one part of the padded picture. box: the pixels under them; index: their numbers."""
 
-        def decode(run: Box) -> Tensor:
-            points = index[run.left : run.right]
-            coord, cell = self.points.coord(points), self.points.cell(points)
-            answer = ask(coord.unsqueeze(0).to(self.device), cell.unsqueeze(0).to(self.device))
-            return answer[0].float().t().unsqueeze(1)
+    points: _Points
+    box: Box
+    index: Tensor
 
-        return decode
+    @property
+    def region(self) -> Region:
+        return Region(self.points.padded, self.box)
 
-    def _ask(self, seen: Box, precision: str) -> Callable[[Tensor, Tensor], Tensor]:
-        """A function of coord and cell, [1, points, 2], of points on the pixels `seen`, that gives their values."""
-        height, width = self.encoding.shape(precision)
-        if self.backend == MODEL and self.metasr is None:
-            self.encoding.whole(precision)
-            return self.model.query_rgb  # type: ignore[return-value]
-        rows = self._span(seen.top, seen.bottom, height, self.inp.shape[-2])
-        cols = self._span(seen.left, seen.right, width, self.inp.shape[-1])
-        window = Window(height, width, rows.start, cols.start)
-        if self.metasr is not None:
-            model, matrices = self.metasr, self.metasr.project(self.encoding.part(rows, cols, precision))
-            return lambda coord, cell: model.decode(matrices, coord, cell, window)
-        if self.params is None:
-            feat = self.encoding.part(rows, cols, precision)
-            return lambda coord, cell: _nearest(feat, coord, window)
-        params = self.params
-        options: dict[str, Any] = {"backend": self.backend, "precision": precision}
-        if self.backend == "reference":
-            options["feat"] = self.encoding.whole(precision)
-        else:
-            projected = functional.project(self.encoding.part(rows, cols, precision), params, precision)
-            options |= {"feat": None, "projected": projected, "window": window}
-        return lambda coord, cell: functional.query(coord=coord, cell=cell, params=params, **options)
+    @property
+    def count(self) -> int:
+        return len(self.index)
 
-    def _span(self, start: int, stop: int, features: int, pixels: int) -> Span:
-        """The features that points on the pixels start <= i < stop of an axis can look at."""
-        unfold = 1 if self.metasr is not None or (self.params is not None and self.params.feat_unfold) else 0
-        # Meta-SR looks half a cell away.
-        away = int(MAX_CELL / 2) if self.metasr is not None else 0
-        under = Span((start - away) * features // pixels, -(-(stop + away) * features // pixels))
-        return widen(under, REACH + unfold, features)
+    def features(self, shape: tuple[int, int], halo: int, from_corner: bool) -> tuple[Span, Span]:
+        # The corner of the pixel that a point stands for is half a cell away.
+        away = int(MAX_CELL / 2) if from_corner else 0
+        rows, cols = (
+            widen(Span((start - away) * length // pixels, -(-(stop + away) * length // pixels)), REACH + halo, length)
+            for start, stop, length, pixels in zip(
+                self.box[:2], (self.box.bottom, self.box.right), shape, self.points.padded, strict=True
+            )
+        )
+        return rows, cols
+
+    def bands(self, most: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        for run in cut(0, self.count, most):
+            index = self.index[run.start : run.stop]
+            coord, cell = self.points.coord(index), self.points.cell(index)
+            yield coord.unsqueeze(0).to(device), cell.unsqueeze(0).to(device)
+
+    def halves(self) -> list[_PointTile]:
+        height, width = self.box[2:]
+        if height >= width:
+            return self.points.deal(self.index, -(-height // 2), width)
+        return self.points.deal(self.index, height, -(-width // 2))
+
+
+class _PointTarget:
+    """The points of a grid, as an `output.Target`."""
+
+    def __init__(self, points: _Points) -> None:
+        self.points, self.size = points, points.size
+
+    def parts(self, model: nn.Module, pictures: Sequence[Pixels], options: Options) -> Iterator[tuple[Box, Tensor]]:
+        """Blocks of the grid's rows, as many as a part of the memory has room for."""
+        jobs = open_jobs(model, [periodic.pad(picture, self.points.margin) for picture in pictures], options)
+        padded = self.points.padded
+        tile_sides = jobs[0].tile_sides(Region(padded, Box(0, 0, *padded)), options)
+        height, width = self.size
+        for rows in cut(0, height, max(1, jobs[0].memory(options) // 4 // POINT_BYTES // width)):
+            values = self._block(jobs, rows, tile_sides, options.progress)
+            yield Box(rows.start, 0, rows.stop - rows.start, width), values.view(len(values), -1, width)
+
+    def _block(self, jobs: Sequence[Job], rows: Span, tile_sides: tuple[int, int], progress: Progress | None) -> Tensor:
+        """The values of these rows of the grid, [jobs * out_dim, points] float32, 0 for a point that shows nothing."""
+        start, stop = rows.start * self.size[1], rows.stop * self.size[1]
+        shown = self.points.shown(Span(start, stop)).nonzero().flatten().add_(start)
+        nothing = (stop - start - len(shown)) * len(jobs)
+
+        def report(done: int) -> None:
+            if progress is not None:
+                progress(start * len(jobs) + nothing + done, self.size[0] * self.size[1] * len(jobs))
+
+        values: Tensor | None = None
+        for tile, answers in answer_tiles(jobs, self.points.deal(shown, *tile_sides), report):
+            if values is None:
+                values = torch.zeros(len(answers), stop - start, device=answers.device)
+            values[:, (tile.index - start).to(values.device)] = answers
+        if values is None:
+            report(0)
+            values = torch.zeros(jobs[0].decoder.out_dim * len(jobs), stop - start, device=jobs[0].inp.device)
+        return values
+
+    def constant(self, value: Tensor, box: Box) -> Tensor:
+        shown = self.points.shown(Span(box.top * box.width, box.bottom * box.width)).view(1, box.height, -1)
+        return torch.where(shown, value, 0.0)
+
+    def clamp_alpha(self, values: Tensor, alpha: Tensor, box: Box) -> Tensor:
+        points = Span(box.top * box.width, box.bottom * box.width)
+        shown = self.points.shown(points)
+        index = torch.arange(*points, device=shown.device)[shown]
+        rows, cols = self.points.pixels(index)
+        answers = values.flatten(1)
+        if len(index):
+            padded = periodic.pad(alpha, self.points.margin)
+            answers[:, shown] = clamp_alpha(answers[:, shown], padded, rows.long(), cols.long())
+        return answers.view_as(values)
 
 
 def _around(rows: Tensor, cols: Tensor) -> Box:
     """The smallest box that holds these pixels."""
     top, left = int(rows.min()), int(cols.min())
     return Box(top, left, int(rows.max()) + 1 - top, int(cols.max()) + 1 - left)
-
-
-def _nearest(feat: Tensor, coord: Tensor, window: Window) -> Tensor:
-    """The feature nearest to each point, [1, points, C] (what LIIF is without an MLP)."""
-    rows = geometry.nearest_index(coord[0, :, 0], window.height) - window.top
-    cols = geometry.nearest_index(coord[0, :, 1], window.width) - window.left
-    return feat[0, :, rows, cols].t().unsqueeze(0)

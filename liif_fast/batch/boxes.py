@@ -16,8 +16,8 @@ from liif_fast.batch.conversion import Settings
 from liif_fast.batch.manifest import Manifest
 from liif_fast.batch.plan import Item
 from liif_fast.batch.runner import BoxCount, Outcome
-from liif_fast.batch.streaming import TILE, part_files, staying
-from liif_fast.box import Box, Part
+from liif_fast.batch.streaming import TILE, ensure_same_folder, part_files
+from liif_fast.box import Box, Region
 from liif_fast.errors import LiifError
 from liif_fast.image import windows
 from liif_fast.rendering import tiling
@@ -50,14 +50,14 @@ def _split(item: Item, settings: Settings) -> list[Item]:
     if item.output.suffix.lower() != ".zarr":
         return [item]
     try:
-        opened = windows.opened(item.source)
-        width, height = image.stated_size(item.source, trusted=settings.force) if opened is None else opened.size
-        box = tiling.target((height, width), **settings.target()).box
+        opened = windows.open_lazily(item.source)
+        stated = image.stated_size(item.source, trusted=settings.force) if opened is None else opened.size
+        box = settings.region(stated).box
     except LiifError:
         # The error is reported when the item is made.
         return [item]
     size = box.height, box.width
-    whole = item._replace(part=Part(Box(0, 0, *size), size))
+    whole = item._replace(part=Region(size, Box(0, 0, *size)))
     parts = all_boxes(whole)
     return [item] if len(parts) == 1 else parts
 
@@ -67,7 +67,7 @@ def all_boxes(item: Item) -> list[Item]:
     assert item.part is not None
     size = item.part.size
     found = boxes(size)
-    return [item._replace(part=Part(box, size), number=number, of=len(found)) for number, box in enumerate(found, 1)]
+    return [item._replace(part=Region(size, box), number=number, of=len(found)) for number, box in enumerate(found, 1)]
 
 
 class Gathering:
@@ -134,7 +134,7 @@ def publish(items: Sequence[Item], manifest: Manifest) -> bool:
         source = files.digest(item.source)
         store = manifest.store(item, source)
         try:
-            with staying(store):
+            with ensure_same_folder(store):
                 missing = [one for one in items if manifest.complete(one, source, store) is None]
                 if not all(manifest.complete(one, source, output) for one in missing):
                     return False

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -14,11 +14,14 @@ from torch import nn
 from liif_fast import backends, checkpoint, files, image
 from liif_fast.backends import cpu
 from liif_fast.batch import streaming
-from liif_fast.box import Part
+from liif_fast.box import Region
 from liif_fast.errors import ImageError, UsageError
 from liif_fast.image import windows
-from liif_fast.rendering import periodic, render, tiling
-from liif_fast.upscaling import upscale, upscaling
+from liif_fast.rendering import periodic, request
+from liif_fast.rendering.options import Options, Progress
+from liif_fast.rendering.render import settle
+from liif_fast.rendering.request import Request
+from liif_fast.upscaling import prepare_output
 
 EIGHT_BIT_MODES = ("L", "LA", "RGB", "RGBA")
 
@@ -26,14 +29,14 @@ EIGHT_BIT_MODES = ("L", "LA", "RGB", "RGBA")
 class Settings(NamedTuple):
     """How the pictures of a run are made; plain values, so that another process can be handed them.
 
-    sizes: keywords of `tiling.target`. model: a checkpoint's path, None for the default model. device: None for a GPU
-    where there is one. force: inputs and results of any number of pixels. strip_metadata: without colour profile, EXIF
-    data and resolution. compress: TIFF results in deflated tiles.
+    request: the size and the part of each result. model: a checkpoint's path, None for the default model. device: None
+    for a GPU where there is one. force: inputs and results may have any number of pixels. strip_metadata: results get
+    no colour profile, EXIF data and resolution. compress: TIFF results get deflated tiles.
     backend, precision, tile, memory, wrap: as in `upscale`; but where 16-bit fixed point is the faster one on a CPU,
     "auto" takes it for pictures of 8 bits.
     """
 
-    sizes: dict[str, Any]
+    request: Request
     model: str | None = None
     backend: str = "auto"
     precision: str = "auto"
@@ -46,7 +49,7 @@ class Settings(NamedTuple):
     compress: bool = False
 
     def check(self) -> None:
-        """UsageError for a backend or a precision that there is not; whether they run here is another question."""
+        """UsageError for an unknown backend or precision; whether a known one runs here is another question."""
         if self.backend not in ("auto", *backends.NAMES):
             raise UsageError(f"--backend: expected one of auto, {', '.join(backends.NAMES)}, got {self.backend!r}")
         if self.precision not in backends.PRECISIONS:
@@ -58,13 +61,19 @@ class Settings(NamedTuple):
         periodic.margins(model, self.wrap, (1.0, 1.0))
         return model
 
-    def target(self) -> dict[str, Any]:
-        """The keywords of `tiling.target` beside the picture's size."""
-        return {**self.sizes, "max_pixels": None if self.force else tiling.MAX_PIXELS}
+    @property
+    def max_pixels(self) -> int | None:
+        """Pixels that a result may have, None for any number."""
+        return None if self.force else request.MAX_PIXELS
+
+    def region(self, size: tuple[int, int]) -> Region:
+        """The part of the whole output that is asked for of a picture of (width, height)."""
+        return self.request.region(size[::-1], self.max_pixels)
 
     def identity(self) -> str:
         """A digest of all that a result depends on beside its source: the model by its content, not by its name."""
         values = {name: value for name, value in self._asdict().items() if name not in _HOW_NOT_WHAT}
+        values["sizes"] = values.pop("request")._asdict()
         values["model"] = files.digest(self.model or checkpoint.DEFAULT_MODEL).sha256
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
@@ -77,14 +86,14 @@ class Task(NamedTuple):
     """A picture that has been read, or one that stays in its file.
 
     output: the file to be written. notes: what was changed in reading, and what the output cannot keep. streamed: the
-    output is written while it is made. part: what is made of the result, None for the whole of it.
+    output is written while it is made. part: the part of the result that is made, None for the whole of it.
     """
 
     output: Path
-    picture: image.Picture | windows.Windows
+    picture: image.Picture
     notes: tuple[str, ...] = ()
     streamed: bool = False
-    part: Part | None = None
+    part: Region | None = None
 
 
 class Made(NamedTuple):
@@ -108,7 +117,7 @@ class Converter:
         self.settings = settings
         wanted = "cuda" if torch.cuda.is_available() and settings.backend != "cpu" else "cpu"
         self.model = settings.load(settings.device or wanted)
-        self.backend, self._deep_precision = render.settle(self.model, settings.backend, settings.precision)
+        self.backend, self._deep_precision = settle(self.model, settings.backend, settings.precision)
         self.precision = self._deep_precision
         asked = settings.precision if settings.precision != "auto" else getattr(self.model, "precision", "auto")
         if asked == "auto" and (self.backend, self.precision) == (cpu.NAME, "fp32"):
@@ -119,7 +128,7 @@ class Converter:
         source: Path,
         output: Path,
         note: Callable[[str], None] = lambda text: None,
-        progress: render.Progress | None = None,
+        progress: Progress | None = None,
         overwrite: bool = False,
     ) -> tuple[int, int]:
         """Upscale the picture in `source` into the file `output`; the result's (width, height).
@@ -139,8 +148,8 @@ class Converter:
         """
         if output.exists() and not overwrite:
             raise ImageError(f"{output} exists already; pass --overwrite to replace it")
-        # A picture that stays in its file, or one that is read whole; one that repeats is.
-        found = None if self.settings.wrap else windows.opened(source)
+        # A picture that repeats is read whole, and so are most others.
+        found = None if self.settings.wrap else windows.open_lazily(source)
         picture = image.read(source, trusted=self.settings.force) if found is None else found
         if self.settings.strip_metadata:
             picture = picture.stripped()
@@ -148,19 +157,17 @@ class Converter:
         if fitting != output:
             notes += (f"{output.name} could not keep the transparency; written to {fitting} instead",)
         notes += image.lost(picture.icc, picture.exif, picture.dpi, image.format_of(fitting))
-        width, height = picture.size
-        box = tiling.target((height, width), **self.settings.target()).box
+        box = self.settings.region(picture.size).box
         image.check_fits(fitting, picture.mode, (box.width, box.height))
-        streamed = streaming.wanted(fitting, picture, box, compress=self.settings.compress)
+        streamed = streaming.should_stream(fitting, picture, box, compress=self.settings.compress)
         return Task(fitting, picture, notes, streamed)
 
-    def part(self, task: Task, part: Part, store: Path) -> Task:
+    def part(self, task: Task, part: Region, store: Path) -> Task:
         """A part of what has been read for a zarr, to go to its place in the zarr `store`.
 
         Raises ImageError where the whole is not of the size that the part is of.
         """
-        width, height = task.picture.size
-        box = tiling.target((height, width), **self.settings.target()).box
+        box = self.settings.region(task.picture.size).box
         if (box.height, box.width) != part.size:
             raise ImageError(
                 f"expected a result of {part.size[1]} x {part.size[0]} by what the file said of its size, got "
@@ -168,35 +175,35 @@ class Converter:
             )
         return task._replace(output=store, part=part)
 
-    def compute(self, task: Task, progress: render.Progress | None = None) -> Made:
+    def compute(self, task: Task, progress: Progress | None = None) -> Made:
         """The second stage: the larger picture, in memory; or in its file, where that is written meanwhile."""
         settings, picture = self.settings, task.picture
-        options: dict[str, Any] = {
-            "backend": self.backend if self.backend != render.MODEL else "auto",
-            "precision": self._precision_for(picture),
-            "tile": settings.tile,
-            "memory": settings.memory,
-            "progress": progress,
-        }
-        how: dict[str, Any] = {**settings.target(), "wrap": settings.wrap, "model": self.model}
-        source: Any = picture.image if isinstance(picture, image.Picture) else picture
+        output = prepare_output(
+            picture.image,
+            settings.request,
+            self._options(picture, progress),
+            model=self.model,
+            wrap=settings.wrap,
+            max_pixels=settings.max_pixels,
+            part=task.part and task.part.box,
+        )
         if task.streamed:
-            part = task.part
-            work = upscaling(source, **how, part=part and part.box)
-            labels = streaming.labels(picture)
-            streaming.write(work, task.output, labels, compress=settings.compress, part=part, **options)
-            height, width = work.size if part is None else part.size
+            streaming.write(output, task.output, picture, compress=settings.compress, part=task.part)
+            height, width = output.size if task.part is None else task.part.size
             return Made(task.output, (width, height))
         # What is kept of the old file is little; its pixels are not held while the new one is written.
-        made = upscale(source, **how, **options)
-        result = image.Picture(made, picture.icc, picture.exif, picture.dpi, span=picture.span)
+        result = picture._replace(image=output.whole(picture.image), notes=())
         return Made(task.output, result.size, result)
+
+    def _options(self, picture: image.Picture, progress: Progress | None) -> Options:
+        settings = self.settings
+        # Only a name of a backend can be asked for, and the model may decode by itself.
+        backend = self.backend if self.backend in backends.NAMES else "auto"
+        precision = self.precision if picture.mode in EIGHT_BIT_MODES else self._deep_precision
+        return Options(backend, precision, settings.tile, settings.memory, progress=progress)
 
     def write(self, made: Made) -> tuple[int, int]:
         """The last stage: the output file, whole; its (width, height)."""
         if made.picture is not None:
             image.write(made.picture.image, made.output, made.picture)
         return made.size
-
-    def _precision_for(self, picture: image.Picture | windows.Windows) -> str:
-        return self.precision if picture.mode in EIGHT_BIT_MODES else self._deep_precision

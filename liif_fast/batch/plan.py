@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from liif_fast.box import Part
+from liif_fast.box import Region
 
 MANIFEST_FOLDER = ".liif-fast"  # its name in the folder of the results
 
@@ -22,6 +22,6 @@ class Item(NamedTuple):
 
     source: Path
     output: Path
-    part: Part | None = None
+    part: Region | None = None
     number: int = 1
     of: int = 1

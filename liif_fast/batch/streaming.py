@@ -1,7 +1,7 @@
 """Results written while they are made: tiled TIFF (BigTIFF beyond 4 GiB) and zarr, in bounded memory.
 
-The renderer's tiles are of any size. They fill bands of the file's rows of tiles, and each band is written once, by a
-thread of its own, when it is complete. It needs the extra `large`.
+The parts of an output are of any size. They fill bands, each a row of the file's tiles, and a thread of its own writes
+each band once, when it is complete. This needs the extra `large`.
 """
 
 from __future__ import annotations
@@ -15,21 +15,20 @@ from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from queue import Full, Queue
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from liif_fast.box import Box, Part
+from liif_fast.box import Box, Region
 from liif_fast.errors import ImageError, LiifError
 from liif_fast.files import replacing
-from liif_fast.image import Picture, metadata, tiff
+from liif_fast.image import FileArray, Picture, metadata, tiff
 from liif_fast.image.formats import extra
 from liif_fast.image.picture import restored
-from liif_fast.image.windows import Windows
-from liif_fast.rendering.render import Held
-from liif_fast.upscaling import Painting
+from liif_fast.rendering.options import Held
+from liif_fast.rendering.output import Output
 
 TIFF = (".tif", ".tiff")
 STREAMED_FROM = 2**27  # bytes of pixels: smaller TIFFs are written whole
@@ -41,79 +40,57 @@ BANDS = 3
 Bands = Iterator[np.ndarray]
 
 
-class Labels(NamedTuple):
-    """What a file says beside its pixels, and what floating values are brought back into; as in `Picture`."""
-
-    icc: bytes | None = None
-    exif: Image.Exif | None = None
-    dpi: tuple[float, float] | None = None
-    span: tuple[tuple[float, float], ...] | None = None
-
-
-PLAIN = Labels()
-
-
-def wanted(path: Path, picture: Picture | Windows, box: Box, *, compress: bool) -> bool:
+def should_stream(path: Path, picture: Picture, box: Box, *, compress: bool) -> bool:
     """Whether a result of the size of `box` is written to `path` while it is made.
 
     A zarr always is; a TIFF when it is large (STREAMED_FROM), deflated, or made of a picture that stays in its file.
     Without the extra, a TIFF that is merely large is written whole.
     """
     suffix = path.suffix.lower()
-    if suffix == ".zarr" or (suffix in TIFF and (compress or isinstance(picture, Windows))):
+    if suffix == ".zarr" or (suffix in TIFF and (compress or isinstance(picture.image, FileArray))):
         return True
     large = box.pixels * _pixel_bytes(picture) >= STREAMED_FROM
     return suffix in TIFF and large and find_spec("tifffile") is not None
 
 
-def labels(picture: Picture | Windows) -> Labels:
-    """What is kept of a picture's file in a streamed one."""
-    return Labels(picture.icc, picture.exif, picture.dpi, picture.span)
-
-
-def _pixel_bytes(picture: Picture | Windows) -> int:
-    image: Any = picture.image if isinstance(picture, Picture) else picture.array
+def _pixel_bytes(picture: Picture) -> int:
+    image = picture.image
     if isinstance(image, Image.Image):
         return 2 if image.mode.startswith("I;16") else len(image.getbands())
-    channels = image.shape[2] if len(image.shape) == 3 else 1
+    channels = image.shape[2] if image.ndim == 3 else 1
     return int(channels * image.dtype.itemsize)
 
 
 def write(
-    work: Painting,
-    path: Path,
-    labels: Labels = PLAIN,
-    *,
-    compress: bool = False,
-    part: Part | None = None,
-    **options: Any,
+    output: Output, path: Path, like: Picture | None = None, *, compress: bool = False, part: Region | None = None
 ) -> None:
-    """Write the result of `work` to a .tif, .tiff or .zarr; it appears whole under its name or not at all.
+    """Write an output to a .tif, .tiff or .zarr; it appears whole under its name or not at all.
 
-    compress: TIFF tiles are deflated (zarr's chunks always are compressed). options: as in `Painting.parts`.
-    part: where in a larger result `work` lies, which goes to its place in the zarr `path` (made if it is missing).
-        Where the edges of parts are multiples of TILE, they have no file (`part_files`) in common but the one that
-        describes them all, so that several processes may write into one zarr.
+    like: gives the metadata to keep, and the span into which floating values are brought back.
+    compress: TIFF tiles are deflated (zarr's chunks always are compressed).
+    part: where the output lies in a larger result; it goes to its place in the zarr `path`, which is made if it is
+        missing. Where the edges of parts are multiples of TILE, they have no file (`part_files`) in common but the one
+        that describes them all, so that several processes may write into one zarr.
 
     Raises ImageError when the file cannot be written or the extra is missing, and what the rendering raises.
     """
     extra("zarr" if path.suffix.lower() == ".zarr" else "tifffile", f"{path}: writing it in tiles", "large")
-    row_bytes = work.size[1] * work.channels * work.dtype.itemsize
-    parts = work.parts(held=Held(row_bytes, BANDS * TILE), **options)
+    row_bytes = output.size[1] * output.channels * output.dtype.itemsize
+    parts = output.parts(Held(row_bytes, BANDS * TILE))
     if part is None:
         check_replaceable(path)
-    ready = (restored(band, labels.span) for band in bands(parts, work.size, TILE))
-    place = part or Part(Box(0, 0, *work.size), work.size)
+    ready = (restored(band, like.span if like else None) for band in bands(parts, output.size, TILE))
 
     def save(target: Path, ready: Bands) -> None:
         if path.suffix.lower() == ".zarr":
-            _write_zarr(target, ready, place, labels)
+            whole = Region(output.size, Box(0, 0, *output.size))
+            _write_zarr(target, ready, part or whole, like.icc if like else None)
         else:
-            _write_tiff(target, ready, work.size, labels, compress)
+            _write_tiff(target, ready, output.size, like, compress)
 
     try:
         with replacing(path) if part is None else nullcontext(path) as target:
-            _meanwhile(ready, lambda ready: save(target, ready))
+            _write_behind(ready, lambda ready: save(target, ready))
     except _Failed as failed:
         error = failed.__cause__
         raise ImageError(f"{path}: cannot be written: {' '.join(str(error).split())}") from error
@@ -129,39 +106,39 @@ def check_replaceable(path: Path) -> None:
 
 
 def part_files(box: Box) -> list[str]:
-    """The files in a zarr that can hold the box of its pixels, whose edges are multiples of TILE or the result's own.
+    """The files of a zarr, beside its DESCRIPTION, that can hold a box of its pixels.
 
-    Beside them there is its DESCRIPTION.
+    The edges of the box are multiples of TILE or those of the result.
     """
     chunks = [
         f"c/{row}/{col}"
         for row in range(box.top // TILE, -(-box.bottom // TILE))
         for col in range(box.left // TILE, -(-box.right // TILE))
     ]
-    # The second are those of arrays with a third axis.
+    # Arrays with a third axis have the second kind of names.
     return [*chunks, *(f"{chunk}/0" for chunk in chunks)]
 
 
 def bands(parts: Iterable[tuple[Box, Tensor]], size: Sequence[int], rows: int) -> Bands:
-    """The result from top to bottom in arrays [rows, W, C], the last one of what is left.
+    """The result from top to bottom in arrays [rows, W, C]; the last one may have fewer rows.
 
-    parts: (place, values [C, h, w]) in any order; each pixel once. A band is held from its first part to its last, so
+    parts: (box, values [C, h, w]) in any order; each pixel once. A band is held from its first part to its last, so
     parts from top to bottom are held for as long as a row of them takes.
     """
     height, width = size
     open_bands: dict[int, np.ndarray] = {}
     missing: dict[int, int] = {}
     following = 0
-    for place, values in parts:
+    for box, values in parts:
         pixels = values.permute(1, 2, 0).cpu().numpy()
-        for number in range(place.top // rows, (place.bottom - 1) // rows + 1):
+        for number in range(box.top // rows, (box.bottom - 1) // rows + 1):
             top, bottom = number * rows, min(height, (number + 1) * rows)
             if number not in open_bands:
                 open_bands[number] = np.empty((bottom - top, width, pixels.shape[2]), pixels.dtype)
                 missing[number] = (bottom - top) * width
-            first, last = max(place.top, top), min(place.bottom, bottom)
-            inside = pixels[first - place.top : last - place.top]
-            open_bands[number][first - top : last - top, place.left : place.right] = inside
+            first, last = max(box.top, top), min(box.bottom, bottom)
+            inside = pixels[first - box.top : last - box.top]
+            open_bands[number][first - top : last - top, box.left : box.right] = inside
             missing[number] -= inside.shape[0] * inside.shape[1]
         while missing.get(following) == 0:
             yield open_bands.pop(following)
@@ -179,8 +156,8 @@ class _Abandoned(Exception):
     """Nothing more will come."""
 
 
-def _meanwhile(made: Bands, save: Callable[[Bands], None]) -> None:
-    """Run save on what is made, in another thread, one band behind; its error is raised as the cause of _Failed."""
+def _write_behind(made: Bands, save: Callable[[Bands], None]) -> None:
+    """Run save on the bands, in another thread, one band behind; its error is raised as the cause of _Failed."""
     queue: Queue[np.ndarray | type[_Abandoned] | None] = Queue(maxsize=1)
 
     def received() -> Bands:
@@ -220,7 +197,7 @@ def _hand_over(item: Any, queue: Queue[Any], writing: Future[None]) -> None:
 # -- formats --------------------------------------------------------------------------------------------------------
 
 
-def _write_tiff(path: Path, ready: Bands, size: Sequence[int], labels: Labels, compress: bool) -> None:
+def _write_tiff(path: Path, ready: Bands, size: Sequence[int], like: Picture | None, compress: bool) -> None:
     import tifffile
 
     first = next(ready)
@@ -245,7 +222,7 @@ def _write_tiff(path: Path, ready: Bands, size: Sequence[int], labels: Labels, c
             buffersize=TILE * first.nbytes // first.shape[0],
             **options,
         )
-    tiff.label(path, metadata.options(labels.icc, labels.exif, labels.dpi, (size[1], size[0])))
+    tiff.label(path, {} if like is None else metadata.options(like.icc, like.exif, like.dpi, (size[1], size[0])))
 
 
 def _tiles(ready: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -259,34 +236,34 @@ def _tiles(ready: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
             yield np.ascontiguousarray(tile if channels > 1 else tile[:, :, 0])
 
 
-def _write_zarr(path: Path, ready: Bands, place: Part, labels: Labels) -> None:
+def _write_zarr(path: Path, ready: Bands, region: Region, icc: bytes | None) -> None:
     import zarr
 
     first = next(ready)
     last = first.shape[2:] if first.shape[2] > 1 else ()
-    # What describes the array is one file, which is written at once, and the same whoever writes it.
+    # One file describes the array. It is written at once, and whoever writes it writes the same.
     with suppress(zarr.errors.ContainsArrayError):
         zarr.create_array(
             str(path),
-            shape=(*place.size, *last),
+            shape=(*region.size, *last),
             chunks=(TILE, TILE, *last),
             dtype=first.dtype,
             zarr_format=3,
             dimension_names=["y", "x", "c"][: 2 + len(last)],
-            attributes={} if labels.icc is None else {"icc_profile": labels.icc.hex()},
+            attributes={} if icc is None else {"icc_profile": icc.hex()},
         )
-    with staying(path):
+    with ensure_same_folder(path):
         array: Any = zarr.open_array(str(path), mode="r+")
-        top, cols = place.box.top, slice(place.box.left, place.box.right)
+        top, cols = region.box.top, slice(region.box.left, region.box.right)
         for band in chain([first], ready):
             array[top : top + band.shape[0], cols] = band if last else band[:, :, 0]
             top += band.shape[0]
 
 
 @contextmanager
-def staying(folder: Path) -> Iterator[None]:
-    """FileNotFoundError where a folder has lost its name at the end: what went into it by its name may be elsewhere."""
-    # An open folder's number is given to no other.
+def ensure_same_folder(folder: Path) -> Iterator[None]:
+    """Raises FileNotFoundError at the end if the folder's name is no longer its: what went there may be elsewhere."""
+    # No other folder gets the number of one that is open.
     opened = os.open(folder, os.O_RDONLY)
     try:
         yield

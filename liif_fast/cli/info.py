@@ -41,7 +41,7 @@ def collect() -> dict[str, Any]:
     import torch
 
     from liif_fast import __version__, backends, checkpoint
-    from liif_fast.rendering import tiling
+    from liif_fast.rendering import request
 
     model = checkpoint.DEFAULT_MODEL
     return {
@@ -61,7 +61,7 @@ def collect() -> dict[str, Any]:
         },
         "backends": [row._asdict() for row in backends.report()],
         "default model": {"path": str(model), "present": model.is_file()},
-        "limits": {"output pixels without --force": tiling.MAX_PIXELS},
+        "limits": {"output pixels without --force": request.MAX_PIXELS},
     }
 
 

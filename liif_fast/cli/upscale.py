@@ -8,11 +8,12 @@ import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from liif_fast.cli.upscale_arguments import address, checked, cores, number, resolution, roi, shard, size, suffix, wrap
 from liif_fast.errors import LiifError, UsageError
-from liif_fast.rendering import tiling
+from liif_fast.rendering import request
+from liif_fast.rendering.request import Request
 
 if TYPE_CHECKING:
     from liif_fast.batch.conversion import Settings
@@ -25,7 +26,7 @@ Without -o, the result is written beside the input as NAME_x3.7.EXT. The name - 
 input, or for the result on the standard output. A result appears complete or not at all. An input is never
 overwritten; another existing file is replaced with --overwrite only. Pictures found in a folder or by a pattern keep
 their place in the folder OUT; the manifest in OUT/.liif-fast says what is complete, for --resume. Results of more than
-{tiling.MAX_PIXELS // 10**6} megapixels need --force.
+{request.MAX_PIXELS // 10**6} megapixels need --force.
 
 Exit codes: 0 all right, 1 some pictures failed (listed last), 2 wrong usage, 130 interrupted.
 """
@@ -63,10 +64,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "pictures on CPUs that have it)",
     )
     work.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
-    work.add_argument("--tile", type=number(tiling.check_tile, int), metavar="N", help="tile side in input pixels")
+    work.add_argument("--tile", type=number(request.check_tile, int), metavar="N", help="tile side in input pixels")
     work.add_argument(
         "--memory",
-        type=checked(tiling.parse_memory),
+        type=checked(request.parse_memory),
         metavar="M",
         help="working memory, not counting the pictures and the model, such as 1.5G or 800M (default: 640M on a CPU)",
     )
@@ -118,9 +119,9 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
 
 def _add_size(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("size of the result (default: -s 4)")
-    side = number(lambda value: tiling.check_side(value, "side"), int)
+    side = number(lambda value: request.check_side(value, "side"), int)
     group.add_argument(
-        "-s", "--scale", type=number(tiling.check_scale, float), metavar="S", help="factor, such as 3.7 or 0.5"
+        "-s", "--scale", type=number(request.check_scale, float), metavar="S", help="factor, such as 3.7 or 0.5"
     )
     group.add_argument("--size", type=checked(size), metavar="WxH", help="exact size in pixels")
     group.add_argument(
@@ -156,15 +157,15 @@ def run_files(args: argparse.Namespace, names: Sequence[str], report: Reporter) 
     try:
         if not names:
             raise UsageError("expected at least one picture file, got none")
-        sizes = _sizes(args)
+        asked = _request(args)
         from liif_fast.cli import targets
 
-        items, folder = targets.plan(names, args.output, _label(args, sizes), args.recursive, args.format)
+        items, folder = targets.plan(names, args.output, _label(asked), args.recursive, args.format)
         if folder is None and (args.resume or args.shard or args.ray is not None):
             raise UsageError(
                 "-o: expected a folder, which keeps a manifest of what is complete, for --resume, --shard and --ray"
             )
-        settings = _settings(args, sizes)
+        settings = _settings(args, asked)
         if folder is not None:
             from liif_fast.batch import boxes
 
@@ -178,8 +179,8 @@ def run_files(args: argparse.Namespace, names: Sequence[str], report: Reporter) 
     return report.end()
 
 
-def _sizes(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the keywords of `tiling.target` for the size; UsageError when the options contradict each other."""
+def _request(args: argparse.Namespace) -> Request:
+    """Return the size and the part that are asked for; UsageError when the options contradict each other."""
     given = {
         "-s": args.scale is not None,
         "--size": args.size is not None,
@@ -189,19 +190,19 @@ def _sizes(args: argparse.Namespace) -> dict[str, Any]:
     chosen = [name for name, present in given.items() if present]
     if len(chosen) > 1:
         raise UsageError(f"expected one way to say the size, got {' and '.join(chosen)}")
-    sizes: dict[str, Any] = {"size": args.size or args.resolution, "width": args.width, "height": args.height}
-    return {"scale": args.scale if chosen else DEFAULT_SCALE, "roi": args.roi, **sizes}
+    scale = args.scale if chosen else DEFAULT_SCALE
+    return Request(scale, args.size or args.resolution, args.width, args.height, args.roi)
 
 
-def _label(args: argparse.Namespace, sizes: dict[str, Any]) -> str:
+def _label(asked: Request) -> str:
     """Return what the default name of a result says of its size, such as `x4`."""
-    if sizes["scale"] is not None:
-        label = f"x{sizes['scale']:g}"
-    elif sizes["size"] is not None:
-        label = f"{sizes['size'][1]}x{sizes['size'][0]}"
+    if asked.scale is not None:
+        label = f"x{asked.scale:g}"
+    elif asked.size is not None:
+        label = f"{asked.size[1]}x{asked.size[0]}"
     else:
-        label = f"{args.width or ''}x{args.height or ''}"
-    return label if args.roi is None else f"{label}_roi{'-'.join(map(str, args.roi))}"
+        label = f"{asked.width or ''}x{asked.height or ''}"
+    return label if asked.roi is None else f"{label}_roi{'-'.join(map(str, asked.roi))}"
 
 
 def _share(args: argparse.Namespace, items: list[Item], report: Reporter) -> list[Item]:
@@ -211,11 +212,11 @@ def _share(args: argparse.Namespace, items: list[Item], report: Reporter) -> lis
     return mine
 
 
-def _settings(args: argparse.Namespace, sizes: dict[str, Any]) -> Settings:
+def _settings(args: argparse.Namespace, asked: Request) -> Settings:
     from liif_fast.batch.conversion import Settings
 
     names = ("model", "backend", "precision", "device", "tile", "memory", "wrap", "force", "strip_metadata", "compress")
-    settings = Settings(sizes, **{name: getattr(args, name) for name in names})
+    settings = Settings(asked, **{name: getattr(args, name) for name in names})
     if args.shard is not None and args.device is None:
         settings = settings._replace(device=args.shard.device())
     return settings

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from liif_fast.errors import LiifError, UsageError
-from liif_fast.rendering import tiling
+from liif_fast.rendering.request import check_side
 
 if TYPE_CHECKING:
     from liif_fast.batch.shards import Shard
@@ -54,7 +54,7 @@ def size(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d{1,9})[xX](\d{1,9})", text.strip())
     if not found:
         raise UsageError(f"expected WxH in whole pixels, such as 1920x1080, got {text!r}")
-    return tiling.check_side(int(found[2]), "height"), tiling.check_side(int(found[1]), "width")
+    return check_side(int(found[2]), "height"), check_side(int(found[1]), "width")
 
 
 def resolution(text: str) -> tuple[int, int]:
@@ -62,7 +62,7 @@ def resolution(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d{1,9}),(\d{1,9})", text.strip())
     if not found:
         raise UsageError(f"expected H,W in whole pixels, such as 1080,1920, got {text!r}")
-    return tiling.check_side(int(found[1]), "height"), tiling.check_side(int(found[2]), "width")
+    return check_side(int(found[1]), "height"), check_side(int(found[2]), "width")
 
 
 def roi(text: str) -> tuple[int, int, int, int]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from liif_fast.image.formats import FORMATS, Format, check_fits, fitting, format_of, suffix_of
 from liif_fast.image.header import stated_size
 from liif_fast.image.metadata import lost
-from liif_fast.image.picture import Picture, mode_of, plain, size_of
+from liif_fast.image.picture import FileArray, Picture, mode_of, plain, size_of
 from liif_fast.image.reading import read
 from liif_fast.image.writing import write
 
 __all__ = [
     "FORMATS",
+    "FileArray",
     "Format",
     "Picture",
     "check_fits",

@@ -1,4 +1,4 @@
-"""A picture in memory: as Pillow has it, as an array where Pillow has no mode for it; what is kept of its file."""
+"""A picture as Pillow has it, as an array where Pillow has no mode for it, or in its file; what is kept of its file."""
 
 from __future__ import annotations
 
@@ -15,17 +15,37 @@ from liif_fast.image.formats import DEEP_ARRAYS, DEEP_MODES, FLOAT_ARRAYS
 Pixels = NDArray[Any]  # [H, W] or [H, W, C]
 
 
+class FileArray:
+    """A picture [H, W] or [H, W, C], uint8, uint16 or float32, that stays in its file; slices of it are read.
+
+    array: anything that is sliced as NumPy's arrays are.
+    """
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+        self.shape: tuple[int, ...] = tuple(array.shape)
+        self.dtype, self.ndim = np.dtype(array.dtype).newbyteorder("="), len(self.shape)
+
+    def __getitem__(self, window: tuple[slice, slice]) -> Pixels:
+        """The rows and columns of a window, contiguous and of native byte order."""
+        try:
+            return np.ascontiguousarray(self._array[window], self.dtype)
+        # Decoders answer damaged files with errors of any type.
+        except Exception as error:
+            raise ImageError(f"expected a picture, got a damaged file ({' '.join(str(error).split())})") from error
+
+
 class Picture(NamedTuple):
     """A picture as it is upscaled, and what is kept of its file.
 
     image: upright. A Pillow picture of mode L, LA, RGB, RGBA or I;16 (16-bit gray), else an array [H, W] or [H, W, C]
-        with C 2 (gray, alpha), 3 or 4 (RGB, alpha): uint16, or floating in [0, 1].
+        with C 2 (gray, alpha), 3 or 4 (RGB, alpha): uint16, or floating in [0, 1]. Or a `FileArray`, gray or RGB.
     icc, exif, dpi: as the file had them (exif without orientation and layout), None where it had none.
     notes: what was changed in reading, one sentence each.
     span: for floating values that were brought into [0, 1]: the file's value at 0 and at 1, of each channel.
     """
 
-    image: Image.Image | Pixels
+    image: Image.Image | Pixels | FileArray
     icc: bytes | None = None
     exif: Image.Exif | None = None
     dpi: tuple[float, float] | None = None
@@ -47,17 +67,17 @@ class Picture(NamedTuple):
         return self._replace(icc=None, exif=None, dpi=None)
 
 
-def mode_of(image: Image.Image | Pixels) -> str:
+def mode_of(image: Image.Image | Pixels | FileArray) -> str:
     """Pillow's mode, or the name of the array's kind."""
     if isinstance(image, Image.Image):
         return image.mode
     channels = 1 if image.ndim == 2 else image.shape[2]
-    if image.dtype.kind == "f":
-        return FLOAT_ARRAYS[channels]
-    return DEEP_ARRAYS[channels]
+    if image.dtype == np.uint8:
+        return {1: "L", 3: "RGB"}[channels]
+    return (FLOAT_ARRAYS if image.dtype.kind == "f" else DEEP_ARRAYS)[channels]
 
 
-def size_of(image: Image.Image | Pixels) -> tuple[int, int]:
+def size_of(image: Image.Image | Pixels | FileArray) -> tuple[int, int]:
     """(width, height)."""
     return image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
 

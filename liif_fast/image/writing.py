@@ -13,12 +13,12 @@ from liif_fast.errors import ImageError, one_line
 from liif_fast.files import replacing
 from liif_fast.image import metadata, tiff
 from liif_fast.image.formats import FORMATS, PathLike, check_fits, extra
-from liif_fast.image.picture import Picture, Pixels, mode_of, plain, restored, size_of
+from liif_fast.image.picture import FileArray, Picture, Pixels, mode_of, plain, restored, size_of
 
 _PNG_HEADER = 33  # bytes: signature and IHDR
 
 
-def write(image: Image.Image | Pixels, path: PathLike, like: Picture | None = None) -> None:
+def write(image: Image.Image | Pixels | FileArray, path: PathLike, like: Picture | None = None) -> None:
     """Write a picture under its final name only when it is complete; like gives the metadata to keep.
 
     image: as in `Picture`; floating values are brought back into the span of `like`.
@@ -26,6 +26,7 @@ def write(image: Image.Image | Pixels, path: PathLike, like: Picture | None = No
     Raises ImageError when the format cannot hold it or the file cannot be written; an existing file is replaced.
     """
     path = Path(path)
+    image = image[:, :] if isinstance(image, FileArray) else image
     if isinstance(image, np.ndarray) and (image.dtype == np.uint8 or (image.dtype == np.uint16 and image.ndim == 2)):
         image = Image.fromarray(image)
     check_fits(path, mode_of(image), size_of(image))

@@ -1,4 +1,4 @@
-"""Alpha beside colour: nothing dark or coloured at its edges, and what is clear or opaque stays so."""
+"""Alpha beside colour: its edges get no dark or coloured fringe, and what is clear or opaque stays so."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from liif_fast.rendering.encoding import INTEGER_MAX as FULL
+from liif_fast.rendering.encoding import INTEGER_MAX
 
 
-def hide(colour: Tensor, alpha: Tensor) -> Tensor:
-    """colour [1, C, H, W] with what shows nowhere replaced by the visible colour around it.
+def fill_hidden_colour(colour: Tensor, alpha: Tensor) -> Tensor:
+    """The colour [1, C, H, W] with that of fully transparent pixels replaced by the visible colour around them.
 
-    Invisible pixels hold anything, black as a rule, and the model would draw it into the edges. The fill is a pyramid:
-    means of visible colour over ever larger squares, each used where the finer one saw nothing.
+    Transparent pixels hold anything, black as a rule, and the model would draw it into the edges. The fill is a
+    pyramid: means of visible colour over ever larger squares, each used where the finer one holds no visible pixel.
     """
-    unseen = alpha == 0
-    if not bool(unseen.any()) or bool(unseen.all()):
+    hidden = alpha == 0
+    if not bool(hidden.any()) or bool(hidden.all()):
         return colour
-    weight = (~unseen).float()
+    weight = (~hidden).float()
     filled = _fill(colour.float() * weight, weight)
-    if colour.dtype in FULL:
+    if colour.dtype in INTEGER_MAX:
         filled = filled.round_()
-    return torch.where(unseen, filled.to(colour.dtype), colour)
+    return torch.where(hidden, filled.to(colour.dtype), colour)
 
 
 def _fill(total: Tensor, weight: Tensor) -> Tensor:
@@ -36,20 +36,20 @@ def _fill(total: Tensor, weight: Tensor) -> Tensor:
     return torch.where(weight > 0, mean, spread)
 
 
-def bounded(values: Tensor, alpha: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
-    """values [1, h, w] kept between the least and the greatest alpha of the 3 x 3 input pixels around each.
+def clamp_alpha(values: Tensor, alpha: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+    """The values [1, h, w], each clamped to the least and the greatest alpha of the 3 x 3 input pixels around it.
 
-    rows, cols: those input pixels, int64, of shapes that broadcast to [h, w]. What is wholly opaque or wholly clear
-    stays exactly so.
+    rows, cols: the middle pixels of these squares, int64, of shapes that broadcast to [h, w]. What is wholly opaque or
+    wholly clear stays exactly so.
     """
     top, left = max(0, int(rows.min()) - 1), max(0, int(cols.min()) - 1)
-    near = alpha[:, :, top : int(rows.max()) + 2, left : int(cols.max()) + 2].float() / FULL.get(alpha.dtype, 1)
+    near = alpha[:, :, top : int(rows.max()) + 2, left : int(cols.max()) + 2].float() / INTEGER_MAX.get(alpha.dtype, 1)
     high = F.max_pool2d(near, 3, stride=1, padding=1)[0]
     low = -F.max_pool2d(-near, 3, stride=1, padding=1)[0]
     rows, cols = (rows - top).to(alpha.device), (cols - left).to(alpha.device)
     return torch.minimum(torch.maximum(values, low[:, rows, cols]), high[:, rows, cols])
 
 
-def owners(start: int, stop: int, out: int, length: int) -> Tensor:
+def owner_pixels(start: int, stop: int, out: int, length: int) -> Tensor:
     """The input pixel in which each output pixel's centre lies."""
     return (2 * torch.arange(start, stop) + 1) * length // (2 * out)

@@ -4,23 +4,38 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from liif_fast.errors import UsageError
-from liif_fast.image.windows import Windows
 from liif_fast.models.rolling import Rolling, rollable, row_floats
 from liif_fast.rendering.tiling import Span, widen
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
-Pixels = Tensor | Windows
 INTEGER_MAX = {torch.uint8: 255, torch.uint16: 65_535}
 STRIP = 2**23  # bytes of a strip's feature map: what goes into a convolution and comes out of it stays in a cache
 LEAST_ROWS = 8  # of a strip: thinner ones are mostly rows kept from the one before
 KEPT_ROWS = 8  # of features, for the next part: neighbours of its first queries, unfolded, are before this one's end
 STRIP_COPIES = 6  # a layer's rows without and with those kept, its answer, a skip's rows twice, the features
+
+
+class LazyPixels(Protocol):
+    """Pixels [1, C, H, W] that are read when they are sliced; what is used of a tensor's own interface."""
+
+    shape: tuple[int, int, int, int]
+    dtype: torch.dtype
+    device: torch.device
+
+    def expand(self, *sizes: int) -> LazyPixels:
+        """One channel given sizes[1] times."""
+        ...
+
+    def __getitem__(self, key: tuple[slice, slice, slice, slice]) -> Tensor: ...
+
+
+Pixels = Tensor | LazyPixels
 
 
 class Encoding:
@@ -155,8 +170,8 @@ def input_channels(model: nn.Module) -> int:
 def check_input(inp: Pixels, model: nn.Module) -> None:
     """UsageError unless inp is one picture that the model's encoder takes."""
     channels = input_channels(model)
-    known = inp.is_floating_point() or inp.dtype in INTEGER_MAX
-    if inp.dim() != 4 or inp.shape[0] != 1 or inp.shape[1] != channels or 0 in inp.shape or not known:
+    known = inp.dtype.is_floating_point or inp.dtype in INTEGER_MAX
+    if len(inp.shape) != 4 or inp.shape[0] != 1 or inp.shape[1] != channels or 0 in inp.shape or not known:
         raise UsageError(
             f"inp: expected one picture [1, {channels}, H, W], floating or uint8 or uint16, "
             f"got {inp.dtype} {list(inp.shape)}"

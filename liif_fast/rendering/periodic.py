@@ -1,7 +1,8 @@
 """Pictures that repeat (textures, panoramas): a margin of the neighbouring periods, as wide as anything can see.
 
-A padded picture is rendered by the same tiles as any other. What is asked for keeps its place in its pixels, since the
-whole output grows by whole output pixels too, and what the encoder makes of the padding's own ends is never looked at.
+A padded picture is rendered by the same tiles as any other. The whole output grows by whole output pixels too, so each
+pixel that is asked for keeps its place in its input pixel; what the encoder makes of the padding's own ends is never
+looked at.
 """
 
 from __future__ import annotations
@@ -10,13 +11,11 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from liif_fast.box import Box
+from liif_fast.box import Region
 from liif_fast.errors import UsageError
-from liif_fast.image.windows import Windows
 from liif_fast.rendering.encoding import Pixels, encoder_of
-from liif_fast.rendering.tiling import Target
 
 NONE = (0, 0)
 REACH = 4  # input pixels that a query sees beside its own: neighbours, unfolding, rounding, and one more
@@ -55,11 +54,11 @@ def margins(model: nn.Module, wrap: bool | str | None, footprint: tuple[float, f
 
 
 def pad(picture: Pixels, margin: tuple[int, int]) -> Any:
-    """picture [1, C, H, W] with margin (y, x) more pixels of its neighbouring periods on each side.
+    """The picture [1, C, H, W] with margin (y, x) more pixels of its neighbouring periods on each side.
 
     Raises UsageError for a picture that stays in its file, which has no margin.
     """
-    if isinstance(picture, Windows):
+    if not isinstance(picture, Tensor):
         if margin != NONE:
             raise UsageError("wrap: expected a picture in memory, got one that stays in its file; read it whole")
         return picture
@@ -71,16 +70,16 @@ def pad(picture: Pixels, margin: tuple[int, int]) -> Any:
     return picture
 
 
-def frame(goal: Target, shape: tuple[int, int], margin: tuple[int, int]) -> tuple[tuple[int, int], Target]:
-    """(margin, target) by which the goal of a picture of `shape` is rendered from the padded picture.
+def padded_region(region: Region, shape: tuple[int, int], margin: tuple[int, int]) -> tuple[tuple[int, int], Region]:
+    """(margin, region) by which a region of the output of a picture of `shape` is rendered from the padded picture.
 
     The margin is widened so that it makes a whole number of output pixels; at most to whole periods.
     """
     wider, steps = [], []
-    for width, length, out in zip(margin, shape, goal.size, strict=True):
+    for width, length, out in zip(margin, shape, region.size, strict=True):
         unit = length // math.gcd(length, out)
         wider.append(-(-width // unit) * unit)
         steps.append(wider[-1] * out // length)
-    size = goal.size[0] + 2 * steps[0], goal.size[1] + 2 * steps[1]
-    box = Box(goal.box.top + steps[0], goal.box.left + steps[1], goal.box.height, goal.box.width)
-    return (wider[0], wider[1]), Target(size, box)
+    size, box = region
+    size = size[0] + 2 * steps[0], size[1] + 2 * steps[1]
+    return (wider[0], wider[1]), Region(size, box._replace(top=box.top + steps[0], left=box.left + steps[1]))

@@ -25,6 +25,7 @@ from liif_fast.batch.manifest import Manifest
 from liif_fast.batch.plan import MANIFEST_FOLDER, Item
 from liif_fast.batch.streaming import TILE
 from liif_fast.errors import LiifError
+from liif_fast.rendering.request import Request
 
 pytest.importorskip("zarr")
 
@@ -65,15 +66,15 @@ def test_only_a_large_zarr_is_divided(boxed_workspace: Path) -> None:
         picture.transpose(Image.Transpose.ROTATE_90).save(
             "turned.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
         )
-    how = Settings({"scale": 4.5})
+    how = Settings(Request(4.5))
 
     def parts(source: str, output: str, how: Settings = how) -> int:
         return len(boxes.divide([Item(Path(source), Path(output))], how))
 
     assert parts("photo.png", "out.zarr") == ALL
-    assert parts("photo.png", "out.tif") == parts("photo.png", "out.zarr", Settings({"scale": 2.0})) == 1
+    assert parts("photo.png", "out.tif") == parts("photo.png", "out.zarr", Settings(Request(2.0))) == 1
     assert parts("text.png", "out.zarr") == parts("missing.png", "out.zarr") == 1
-    assert parts("photo.png", "out.zarr", Settings({"scale": 900.0})) == 1
+    assert parts("photo.png", "out.zarr", Settings(Request(900.0))) == 1
     items = boxes.divide([Item(Path("turned.jpg"), Path("out.zarr"))], how)
     assert {item.part.size for item in items if item.part} == {(432, 576)}
 
@@ -175,9 +176,7 @@ def unpublish() -> None:
     """As if the process had been killed before the result took its place."""
     manifest = Manifest(
         Path("out"),
-        Settings(
-            {"scale": 4.5, "roi": None, "size": None, "width": None, "height": None}, "model.safetensors"
-        ).identity(),
+        Settings(Request(4.5), "model.safetensors").identity(),
     )
     item = Item(Path("photo.png"), Path("out", RESULT))
     os.rename(item.output, manifest.store(item, files.digest(item.source)))

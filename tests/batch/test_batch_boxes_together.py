@@ -28,6 +28,7 @@ from liif_fast.batch.manifest import Manifest
 from liif_fast.batch.plan import MANIFEST_FOLDER, Item
 from liif_fast.batch.runner import Outcome, Runner
 from liif_fast.batch.streaming import TILE
+from liif_fast.rendering.request import Request
 
 pytest.importorskip("zarr")
 
@@ -40,7 +41,7 @@ def test_processes_that_make_the_same_boxes_at_once(
     if not locks:
         monkeypatch.setattr(batch.manifest, "_lock", lambda file, wait=False: False)
     run(capsys, "--precision", "bf16")
-    how = Settings({"scale": 4.5}, "model.safetensors")
+    how = Settings(Request(4.5), "model.safetensors")
     items = boxes.divide([Item(Path("photo.png"), Path("out", RESULT))], how)
     told: list[Outcome] = []
     threads = []
@@ -65,7 +66,7 @@ def test_another_process_makes_the_rest_in_the_middle_of_a_box(
     boxed_workspace: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The folder that is written into has got the result's name: what is written then is nothing, and is removed."""
-    opened = streaming.staying
+    opened = streaming.ensure_same_folder
     inner: list[Any] = []
 
     @contextmanager
@@ -76,7 +77,7 @@ def test_another_process_makes_the_rest_in_the_middle_of_a_box(
                 inner.append(upscale("photo.png", "-o", "out/", "-s", "4.5", "--format", "zarr", "-q"))
             yield
 
-    monkeypatch.setattr(streaming, "staying", overtaken)
+    monkeypatch.setattr(streaming, "ensure_same_folder", overtaken)
     assert run(capsys)["boxes"] == count(0, ALL)
     assert inner[1:] == [0]
     assert content(Path("out", RESULT)) == undivided()

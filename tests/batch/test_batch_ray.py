@@ -23,6 +23,7 @@ from liif_fast.batch import boxes, cluster, streaming
 from liif_fast.batch.manifest import _lock
 from liif_fast.batch.plan import MANIFEST_FOLDER
 from liif_fast.errors import UsageError
+from liif_fast.rendering.request import Request
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'liif_fast[ray]'")
 
@@ -205,7 +206,7 @@ def test_a_picture_that_ends_its_process_is_given_up(workspace: Path) -> None:
     from liif_fast.batch.manifest import Manifest
     from liif_fast.batch.plan import Item
 
-    settings = Settings({"scale": 1.0}, "model.safetensors")
+    settings = Settings(Request(1.0), "model.safetensors")
     orders = cluster.Orders(settings, Path("out"), "run", resume=False, overwrite=False, cwd=str(workspace))
     item = Item(Path("photos/00.png"), Path("out/00.png"))
     Path("out").mkdir()

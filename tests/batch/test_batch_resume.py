@@ -27,6 +27,7 @@ from liif_fast.batch.conversion import Settings
 from liif_fast.batch.manifest import Manifest
 from liif_fast.batch.plan import MANIFEST_FOLDER, Item
 from liif_fast.files import digest
+from liif_fast.rendering.request import Request
 
 NAMES = ["a.png", "b.png", "c.png"]
 RESULTS = ["a_x0.5.png", "b_x0.5.png", "c_x0.5.png"]
@@ -243,9 +244,9 @@ def test_a_full_disk_is_said_in_one_line(workspace: Path, capsys: Any, monkeypat
 
 
 def test_identity_holds_what_results_depend_on() -> None:
-    base = Settings({"scale": 4.0})
-    assert base.identity() == Settings({"scale": 4.0}, tile=32, memory=2**30, device="cpu", force=True).identity()
-    others = [Settings({"scale": 4.5}), base._replace(precision="bf16"), base._replace(backend="torch")]
+    base = Settings(Request(4.0))
+    assert base.identity() == Settings(Request(4.0), tile=32, memory=2**30, device="cpu", force=True).identity()
+    others = [Settings(Request(4.5)), base._replace(precision="bf16"), base._replace(backend="torch")]
     assert len({settings.identity() for settings in [base, *others]}) == 4
 
 

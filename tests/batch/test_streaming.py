@@ -20,13 +20,16 @@ from support.workspace import names, photo, upscale
 import liif_fast
 from liif_fast import functional, image
 from liif_fast.batch import streaming
-from liif_fast.box import Box
+from liif_fast.box import Box, Region
 from liif_fast.cli.reporting import Bar
 from liif_fast.errors import LiifError
 from liif_fast.image import tiff
-from liif_fast.rendering import render, tiling
-from liif_fast.rendering.render import Held
-from liif_fast.upscaling import upscaling
+from liif_fast.rendering import tiling
+from liif_fast.rendering.job import open_jobs
+from liif_fast.rendering.options import Held, Options
+from liif_fast.rendering.output import Output
+from liif_fast.rendering.request import Request
+from liif_fast.upscaling import prepare_output
 
 tifffile: Any = pytest.importorskip("tifffile")
 
@@ -38,6 +41,11 @@ def stored(path: Path | str) -> np.ndarray:
     else:
         array = tifffile.imread(path)
     return array if array.ndim == 3 else array[..., None]
+
+
+def prepare(source: np.ndarray, model: Any, options: Options | None = None) -> Output:
+    """The result at x5.3."""
+    return prepare_output(source, Request(5.3), options or Options(), model=model)
 
 
 # -- pixels ---------------------------------------------------------------------------------------------------------
@@ -57,7 +65,7 @@ def test_streamed_whole_and_tiled_are_the_same_to_the_bit(
     assert np.array_equal(liif_fast.upscale(source, 5.3, model=model, tile=16), whole)
     for compress in (False, True):
         path = tmp_path / f"{compress}{suffix}"
-        streaming.write(upscaling(source, 5.3, model=model), path, compress=compress, tile=16)
+        streaming.write(prepare(source, model, Options(tile=16)), path, compress=compress)
         assert np.array_equal(stored(path), whole)
         assert stored(path).dtype == dtype
     assert len(list(tmp_path.iterdir())) == 2
@@ -92,7 +100,7 @@ def test_tiles_of_a_tiff_are_tiles_and_bigtiff_begins_where_it_must(
     source, model = noise(3, "uint8"), tiny_liif()
     for big in (False, True):
         monkeypatch.setattr(tiff, "CLASSIC", 1000 if big else 10**9)
-        streaming.write(upscaling(source, 5.3, model=model), tmp_path / "x.tif", compress=big)
+        streaming.write(prepare(source, model), tmp_path / "x.tif", compress=big)
         with tifffile.TiffFile(tmp_path / "x.tif") as file:
             page = file.pages[0]
             assert file.is_bigtiff == big
@@ -103,7 +111,7 @@ def test_tiles_of_a_tiff_are_tiles_and_bigtiff_begins_where_it_must(
     # The tiles at the edges are stored whole: 424 x 318 pixels take 512 x 512.
     for most, big in ((512 * 512 * 3 - 1, True), (512 * 512 * 3, False)):
         monkeypatch.setattr(tiff, "CLASSIC", most)
-        streaming.write(upscaling(source, 5.3, model=model), tmp_path / "x.tif")
+        streaming.write(prepare(source, model), tmp_path / "x.tif")
         with tifffile.TiffFile(tmp_path / "x.tif") as file:
             assert file.is_bigtiff == big
 
@@ -127,8 +135,8 @@ def test_lack_of_memory_and_overflow_are_recovered_from(tmp_path: Path, monkeypa
         return projected
 
     monkeypatch.setattr(functional, "project", poor)
-    work = upscaling(source, 5.3, model=model)
-    streaming.write(work, tmp_path / "x.tif", backend="torch", precision="fp16")
+    output = prepare(source, model, Options("torch", "fp16"))
+    streaming.write(output, tmp_path / "x.tif")
     assert 1 <= len(refused) <= 8
     assert len(overflowed) > 4
     assert np.abs(stored(tmp_path / "x.tif").astype(int) - expected).max() <= 1
@@ -137,10 +145,10 @@ def test_lack_of_memory_and_overflow_are_recovered_from(tmp_path: Path, monkeypa
 def test_what_is_held_of_the_output_is_counted() -> None:
     """Lower and wider tiles, and no more memory in all, where the rows of the output are long."""
     inp = torch.zeros(1, 3, 2000, 2000, dtype=torch.uint8)
-    job = render.Job(tiny_liif(), inp, (16_000, 16_000), "auto", "auto")
-    box = Box(0, 0, 16_000, 16_000)
-    alone = job.tile_sides(box, None, "64M")
-    held = job.tile_sides(box, None, "64M", Held(16_000 * 3, 100))
+    (job,) = open_jobs(tiny_liif(), [inp], Options())
+    region = Region((16_000, 16_000), Box(0, 0, 16_000, 16_000))
+    alone = job.tile_sides(region, Options(memory="64M"))
+    held = job.tile_sides(region, Options(memory="64M", held=Held(16_000 * 3, 100)))
     assert held[0] < alone[0]
     assert (held[0] + 100) * 16_000 * 3 <= 2**24
     assert held[0] * held[1] <= alone[0] * alone[1]
@@ -162,7 +170,7 @@ def test_few_bands_wait(tmp_path: Path) -> None:
         for _ in ready:
             waiting -= 1
 
-    streaming._meanwhile(made(), save)
+    streaming._write_behind(made(), save)
     assert waiting == 0
     assert most <= streaming.BANDS
 
@@ -319,4 +327,4 @@ def test_errors_of_the_writer_keep_their_kind(tmp_path: Path) -> None:
         raise LiifError("as it is")
 
     with pytest.raises(LiifError, match="as it is"):
-        streaming._meanwhile(iter([np.zeros((1, 1, 1))]), save)
+        streaming._write_behind(iter([np.zeros((1, 1, 1))]), save)

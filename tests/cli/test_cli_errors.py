@@ -159,7 +159,7 @@ def test_a_picture_that_does_not_fit(
 
 
 def test_force_lifts_both_limits(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("liif_fast.rendering.tiling.MAX_PIXELS", 1000)
+    monkeypatch.setattr("liif_fast.rendering.request.MAX_PIXELS", 1000)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     assert upscale("photo.png", "-s", "1.5") == 1
     assert upscale("photo.png", "-s", "1.5", "--force") == 0
@@ -178,14 +178,14 @@ def test_a_defect_of_ours_is_shown_in_full_but_does_not_end_the_batch(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     photo().convert("L").save("gray.png")
-    honest = conversion.upscale
+    honest = conversion.prepare_output
 
     def broken(image: Image.Image, *args: Any, **options: Any) -> Any:
         if image.mode == "L":
             raise ZeroDivisionError("oops")
         return honest(image, *args, **options)
 
-    monkeypatch.setattr(conversion, "upscale", broken)
+    monkeypatch.setattr(conversion, "prepare_output", broken)
     assert upscale("gray.png", "photo.png", "-o", "out/", "-s", "1.5") == 1
     assert names(workspace / "out") == ["photo_x1.5.png"]
     err = capsys.readouterr().err

@@ -22,6 +22,7 @@ from liif_fast.batch import conversion
 from liif_fast.errors import ImageError
 from liif_fast.image import Picture, tiff
 from liif_fast.image.picture import levelled, restored
+from liif_fast.rendering.request import Request
 
 tifffile = pytest.importorskip("tifffile", reason="reads and writes the deep TIFF")
 imagecodecs = pytest.importorskip("imagecodecs", reason="reads and writes the deep PNG")
@@ -227,7 +228,7 @@ def test_a_bigtiff_is_written_where_a_tiff_would_overflow(tmp_path: Path, monkey
 
 def test_floats_beyond_one_are_computed_in_unit_range_and_written_in_their_own(tmp_path: Path) -> None:
     checkpoint.save(bilinear_liif(), tmp_path / "model.safetensors")
-    convert = conversion.Converter(conversion.Settings({"scale": 1.5}, model=str(tmp_path / "model.safetensors")))
+    convert = conversion.Converter(conversion.Settings(Request(1.5), model=str(tmp_path / "model.safetensors")))
     base = np.asarray(photo(), np.float32)[:40, :30] / 255
     for factor, shift in ((65535.0, 0.0), (3.0, -1.0), (1.0, 0.0), (0.5, 0.25), (10.0, 270.0)):
         array = (base * factor + shift).astype(np.float32)

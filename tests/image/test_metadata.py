@@ -101,7 +101,7 @@ def test_a_picture_that_stays_in_its_file_says_the_same(
     photo().save("a.jpg", exif=described(), icc_profile=SRGB, dpi=(300, 300))
     assert upscale("a.jpg", "-s", "1", "-o", "a.tif", "--compress") == 0
     monkeypatch.setattr(windows, "WINDOWED_FROM", 0)
-    found = windows.opened("a.tif")
+    found = windows.open_lazily("a.tif")
     assert found is not None
     assert found.stripped().exif is None
     assert upscale("a.tif", "-s", "1", "-o", out) == 0

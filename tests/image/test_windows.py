@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from support.files import noise
 from support.models import WideEncoder, tiny_liif
@@ -15,7 +14,7 @@ from support.workspace import names, photo, upscale
 
 import liif_fast
 from liif_fast.errors import ImageError
-from liif_fast.image import windows
+from liif_fast.image import FileArray, windows
 
 tifffile: Any = pytest.importorskip("tifffile")
 
@@ -42,22 +41,22 @@ def test_windows_give_the_same_pixels_as_the_whole(
         shape: dict[str, Any] = {"tile": (64, 64)} if layout == "tiled" else {"rowsperstrip": 16}
         photometric = "rgb" if channels == 3 else "minisblack"
         tifffile.imwrite(path, source, photometric=photometric, compression="zlib", **shape)
-    opened = windows.opened(path)
+    opened = windows.open_lazily(path)
     assert opened is not None
     read: list[int] = []
-    slicing = windows.Windows.__getitem__
+    slicing = FileArray.__getitem__
 
-    def counted(self: windows.Windows, key: Any) -> torch.Tensor:
+    def counted(self: FileArray, key: Any) -> np.ndarray:
         window = slicing(self, key)
-        read.append(window.shape[-1] * window.shape[-2])
+        read.append(window.shape[0] * window.shape[1])
         return window
 
-    monkeypatch.setattr(windows.Windows, "__getitem__", counted)
+    monkeypatch.setattr(FileArray, "__getitem__", counted)
     model = tiny_liif(WideEncoder())
     calls: list[dict[str, Any]] = [{}, {"roi": (30, 40, 50, 20)}]
     for arguments in calls:
         expected = liif_fast.upscale(source, 1.7, model=model, **arguments)
-        assert np.array_equal(liif_fast.upscale(opened, 1.7, model=model, tile=32, **arguments), expected)
+        assert np.array_equal(liif_fast.upscale(opened.image, 1.7, model=model, tile=32, **arguments), expected)
     assert max(read) < 60 * 60
 
 
@@ -65,19 +64,19 @@ def test_what_is_better_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     pytest.importorskip("zarr")
     path = tmp_path / "x.tif"
     photo().save(path)
-    assert windows.opened(path) is None
+    assert windows.open_lazily(path) is None
     monkeypatch.setattr(windows, "WINDOWED_FROM", 0)
-    assert windows.opened(path) is not None
+    assert windows.open_lazily(path) is not None
     exif = Image.Exif()
     exif[274] = 6
     photo().save(path, exif=exif)
-    assert windows.opened(path) is None
+    assert windows.open_lazily(path) is None
     for mode in ("RGBA", "LA", "P", "CMYK"):
         photo().convert(mode).save(path)
-        assert windows.opened(path) is None
+        assert windows.open_lazily(path) is None
     path.write_bytes(b"II*\0 not really")
-    assert windows.opened(path) is None
-    assert windows.opened(tmp_path / "none.tif") is None
+    assert windows.open_lazily(path) is None
+    assert windows.open_lazily(tmp_path / "none.tif") is None
 
 
 def test_a_damaged_file_is_one_line(workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -97,6 +96,6 @@ def test_a_damaged_file_is_one_line(workspace: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_floating_windows_are_checked() -> None:
-    opened = windows.Windows(np.full((20, 30), 255, np.float32))
+    opened = FileArray(np.full((20, 30), 255, np.float32))
     with pytest.raises(ImageError, match=r"floating values in \[0, 1\], got 255"):
         liif_fast.upscale(opened, 2, model=tiny_liif())

@@ -12,9 +12,11 @@ from support.models import tiny_liif
 from torch import Tensor, nn
 
 from liif_fast import models
+from liif_fast.box import Box, Region
 from liif_fast.models.rolling import Rolling, rollable
 from liif_fast.rendering import encoding
 from liif_fast.rendering.encoding import Encoding
+from liif_fast.rendering.options import Options
 from liif_fast.rendering.render import pieces, render
 from liif_fast.rendering.tiling import Span, strip_rows
 
@@ -89,7 +91,7 @@ def test_no_row_is_encoded_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Rolling, "__call__", counted)
     torch.testing.assert_close(render(model, inp, (310, 39), memory="1M"), expected, atol=1e-5, rtol=0)
-    parts = [part for part, _ in pieces(model, inp, (310, 39), memory="1M")]
+    parts = [part for part, _ in pieces(model, [inp], Region((310, 39), Box(0, 0, 310, 39)), Options(memory="1M"))]
     assert len(parts) > 2
     assert {part.width for part in parts} == {39}
     assert sum(rows) == 2 * 300
@@ -98,7 +100,7 @@ def test_no_row_is_encoded_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_picture_too_wide_for_strips_is_made_in_tiles() -> None:
     model: Any = tiny_liif(edsr())
     inp = torch.rand(1, 3, 60, 400, generator=torch.Generator().manual_seed(5))
-    parts = [part for part, _ in pieces(model, inp, (60, 400), memory="1M")]
+    parts = [part for part, _ in pieces(model, [inp], Region((60, 400), Box(0, 0, 60, 400)), Options(memory="1M"))]
     assert len({part.left for part in parts}) > 1
     torch.testing.assert_close(
         render(model, inp, (60, 400), memory="1M"), render(model, inp, (60, 400)), atol=1e-5, rtol=0

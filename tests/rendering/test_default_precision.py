@@ -13,24 +13,26 @@ from support.workspace import photo
 import liif_fast
 from liif_fast.backends import cpu
 from liif_fast.batch import conversion
+from liif_fast.rendering.options import Options
+from liif_fast.rendering.request import Request
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The precisions that pictures were made in."""
     found: list[str] = []
-    upscale = conversion.upscale
+    prepare_output = conversion.prepare_output
 
-    def noted(*args: Any, **options: Any) -> Any:
-        found.append(options["precision"])
-        return upscale(*args, **options)
+    def noted(image: Any, request: Any, options: Options, **rest: Any) -> Any:
+        found.append(options.precision)
+        return prepare_output(image, request, options, **rest)
 
-    monkeypatch.setattr(conversion, "upscale", noted)
+    monkeypatch.setattr(conversion, "prepare_output", noted)
     return found
 
 
 def converter(**settings: Any) -> conversion.Converter:
-    return conversion.Converter(conversion.Settings({"scale": 1.7}, device="cpu", **settings))
+    return conversion.Converter(conversion.Settings(Request(1.7), device="cpu", **settings))
 
 
 def test_eight_bits_do_not_show_it(tmp_path: Path, asked: list[str]) -> None:

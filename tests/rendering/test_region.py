@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.models import WideEncoder, tiny_liif
 
 from liif_fast import upscale
-from liif_fast.rendering import tiling
+from liif_fast.rendering.request import Request
 
 HALO = 4 + 1 + 1 + 1  # the encoder's radius, unfolding, neighbours, rounding
 
@@ -28,7 +28,7 @@ def test_a_region_is_that_part_of_the_whole_and_little_more_is_encoded(
     seen: list[torch.Size] = []
     model.encoder.register_forward_hook(lambda _, args, out: seen.append(args[0].shape[2:]))
     part = upscale(image, scale, model=model, roi=(x, y, w, h), tile=tile)
-    box = tiling.target((height, width), scale, roi=(x, y, w, h)).box
+    box = Request(scale, roi=(x, y, w, h)).region((height, width), None).box
     crop = whole[:, box.top : box.bottom, box.left : box.right]
     torch.testing.assert_close(part, crop, atol=1e-5, rtol=0)
     # An output pixel of a small scale covers more than the region.

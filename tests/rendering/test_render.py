@@ -12,11 +12,17 @@ from torch import Tensor, nn
 
 from liif_fast import functional, geometry, models
 from liif_fast.backends import reference
-from liif_fast.box import Box
+from liif_fast.box import Box, Region
 from liif_fast.errors import BackendError, LiifError, UsageError
+from liif_fast.rendering.options import Options
 from liif_fast.rendering.render import pieces, render, settle
 
 SIZES = [(23, 31), (47, 61), (127, 165), (376, 488), (94, 200), (1, 1), (3, 400)]
+
+
+def in_tiles(model: Any, inp: Tensor, size: tuple[int, int], memory: str) -> list[tuple[Box, Tensor]]:
+    """All tiles of the whole picture."""
+    return list(pieces(model, [inp], Region(size, Box(0, 0, *size)), Options(memory=memory)))
 
 
 def direct(model: Any, inp: Tensor, size: tuple[int, int]) -> Tensor:
@@ -85,7 +91,7 @@ def test_encoder_that_sees_everything_is_run_once(inp: Tensor) -> None:
     model: Any = tiny_liif("rcan")
     calls = []
     model.encoder.register_forward_hook(lambda *_: calls.append(1))
-    parts = list(pieces(model, inp, (127, 165), memory="1M"))
+    parts = in_tiles(model, inp, (127, 165), "1M")
     assert len(parts) > 1
     result = render(model, inp, (127, 165), memory="1M")
     assert len(calls) == 2
@@ -178,7 +184,7 @@ def test_normalisation_of_the_model_is_used(inp: Tensor) -> None:
 
 def test_memory_bounds_the_tiles(inp: Tensor) -> None:
     model = tiny_liif(WideEncoder())
-    counts = [len(list(pieces(model, inp, (376, 488), memory=memory))) for memory in ("1M", "2M", "1G")]
+    counts = [len(in_tiles(model, inp, (376, 488), memory)) for memory in ("1M", "2M", "1G")]
     assert counts[0] > counts[1] > counts[2] == 1
 
 

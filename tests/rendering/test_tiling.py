@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from liif_fast import geometry
 from liif_fast.box import Box
 from liif_fast.rendering import tiling
+from liif_fast.rendering.request import MAX_PIXELS, Request, parse_memory
 from liif_fast.rendering.tiling import Span
 
 sides = st.integers(1, 150)
@@ -79,7 +80,7 @@ def test_widen_stops_at_the_ends(margin: int, expected: Span) -> None:
 @settings(deadline=None)
 @given(sides, sides, st.floats(0.01, 40))
 def test_scale_gives_the_rounded_size(height: int, width: int, scale: float) -> None:
-    goal = tiling.target((height, width), scale, max_pixels=None)
+    goal = Request(scale).region((height, width), None)
     assert goal.size == (max(1, round(height * scale)), max(1, round(width * scale)))
     assert goal.box == Box(0, 0, *goal.size)
 
@@ -88,11 +89,11 @@ def test_scale_gives_the_rounded_size(height: int, width: int, scale: float) -> 
 @given(sides, sides, st.floats(0.05, 20), st.data())
 def test_regions_of_a_partition_are_a_partition(height: int, width: int, scale: float, data: Any) -> None:
     x, y = data.draw(st.integers(0, width)), data.draw(st.integers(0, height))
-    whole = tiling.target((height, width), scale, max_pixels=None)
+    whole = Request(scale).region((height, width), None)
     if not (0 < x < width and 0 < y < height) or min(whole.size) < 2 * max(height, width):
         return
     boxes = [
-        tiling.target((height, width), scale, roi=(a, b, c - a, d - b), max_pixels=None)
+        Request(scale, roi=(a, b, c - a, d - b)).region((height, width), None)
         for a, c in ((0, x), (x, width))
         for b, d in ((0, y), (y, height))
     ]
@@ -105,7 +106,7 @@ def test_regions_of_a_partition_are_a_partition(height: int, width: int, scale: 
 def test_a_sized_region_has_that_size_and_lies_inside(h: int, w: int, rows: int, cols: int, data: Any) -> None:
     x, y = data.draw(st.integers(0, w - 1)), data.draw(st.integers(0, h - 1))
     roi = (x, y, data.draw(st.integers(1, w - x)), data.draw(st.integers(1, h - y)))
-    goal = tiling.target((h, w), size=(rows, cols), roi=roi)
+    goal = Request(size=(rows, cols), roi=roi).region((h, w), MAX_PIXELS)
     assert goal.box[2:] == (rows, cols)
     assert goal.box.top >= 0
     assert goal.box.left >= 0
@@ -114,10 +115,10 @@ def test_a_sized_region_has_that_size_and_lies_inside(h: int, w: int, rows: int,
 
 
 def test_one_side_gives_the_other_in_proportion() -> None:
-    assert tiling.target((300, 200), width=50).size == (75, 50)
-    assert tiling.target((300, 200), height=50).size == (50, 33)
-    assert tiling.target((300, 200), height=50, width=60).size == (50, 60)
-    assert tiling.target((300, 200), width=50, roi=(0, 0, 100, 20)).box == Box(0, 0, 10, 50)
+    assert Request(width=50).region((300, 200), MAX_PIXELS).size == (75, 50)
+    assert Request(height=50).region((300, 200), MAX_PIXELS).size == (50, 33)
+    assert Request(height=50, width=60).region((300, 200), MAX_PIXELS).size == (50, 60)
+    assert Request(width=50, roi=(0, 0, 100, 20)).region((300, 200), MAX_PIXELS).box == Box(0, 0, 10, 50)
 
 
 @pytest.mark.parametrize(
@@ -125,4 +126,4 @@ def test_one_side_gives_the_other_in_proportion() -> None:
     [("1.5G", 1_610_612_736), ("800M", 838_860_800), (2**30, 2**30), ("64MiB", 2**26), ("1gb", 2**30)],
 )
 def test_memory_in_words(text: str | int, expected: int) -> None:
-    assert tiling.parse_memory(text) == expected
+    assert parse_memory(text) == expected
