@@ -121,7 +121,7 @@ class _Nearest(Decoder):
 
 
 class _Opaque(Decoder):
-    """A decoder that only the model itself knows, by the published protocol."""
+    """A decoder that only the model itself knows, by the published protocol: it answers of the map it made last."""
 
     band = PLAIN_BAND
     asks_model = True
@@ -129,8 +129,12 @@ class _Opaque(Decoder):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(OPAQUE, input_channels(model))
         self.model: Any = model
+        self._latest: Encoding | None = None
 
     def open(self, encoding: Encoding, place: Place, precision: str) -> Answer:
+        if self._latest is not encoding:
+            encoding.forget()
+        self._latest = encoding
         encoding.whole(precision)
         return lambda queries: self.model.query_rgb(*_coordinates(queries, encoding.device))
 

@@ -94,6 +94,10 @@ class Encoding:
             self._whole = precision, feat
         return self._whole[1]
 
+    def forget(self) -> None:
+        """The whole map is computed again when it is next asked for."""
+        self._whole = None
+
     def column_bytes(self) -> int:
         """Memory that `rolling` takes for each column of input pixels, beside that of a part's pixels."""
         return 4 * (row_floats(self.encode) + STRIP_COPIES * LEAST_ROWS * int(self.encode.out_dim))

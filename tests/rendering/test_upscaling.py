@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from PIL import Image
 from support.models import bilinear_liif, tiny_liif
 from support.workspace import PHOTO, photo
-from torch import Tensor
+from torch import Tensor, nn
 
-from liif_fast import checkpoint, models, upscale
+from liif_fast import checkpoint, geometry, models, sample, upscale
 from liif_fast.errors import ImageError, LiifError, UsageError
 
 
@@ -105,6 +105,21 @@ def test_constant_alpha_and_gray_alpha() -> None:
     assert (np.asarray(result)[..., :3] == np.asarray(upscale(photo(), 2, model=model))).all()
     both = image.convert("LA")
     assert upscale(both, 2, model=model).mode == "LA"
+
+
+def test_colour_and_alpha_in_tiles_of_a_model_that_keeps_its_map() -> None:
+    """Such a model answers of the picture that it encoded last: for each tile, colour and alpha in turn."""
+    encoder = {"name": "edsr-baseline", "args": {"n_resblocks": 1, "n_feats": 4, "no_upsampling": True}}
+    torch.manual_seed(0)
+    inner: Any = models.make({"name": "metasr", "args": {"encoder_spec": encoder}}).eval()
+    model: Any = nn.Module()
+    model.encoder, model.gen_feat, model.query_rgb = inner.encoder, inner.gen_feat, inner.query_rgb
+    rgba = np.random.default_rng(0).integers(0, 256, (40, 50, 4), dtype=np.uint8)
+    whole, tiled = (upscale(rgba, 2.3, model=model, tile=tile) for tile in (1000, 16))
+    assert np.abs(whole.astype(int) - tiled).max() <= 1
+    grid = geometry.make_coord((90, 110), flatten=False).flip(-1)
+    whole, tiled = (sample(model, rgba, grid, tile=tile) for tile in (1000, 16))
+    assert np.abs(whole.astype(int) - tiled).max() <= 1
 
 
 def test_alpha_of_a_region_is_that_of_the_whole() -> None:
