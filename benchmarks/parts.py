@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import support
+from benchmarks import config_keys, support
 from benchmarks.contenders import is_half
 from benchmarks.figures import Rows, label
 from benchmarks.lines import read
@@ -310,4 +310,6 @@ PARTS: dict[str, Callable[[], str]] = {
     "runs": runs,
     "quality": quality,
     "compiled": compiled,
+    "keys": config_keys.keys,
+    "components": config_keys.components,
 }

@@ -3,8 +3,8 @@
     python -m benchmarks.report          # after `make bench-full`: brings the documents and the figures up to date
     python -m benchmarks.report --check  # exit code 1, naming them, when parts are not what the results say
 
-A part stands in a document between `<!-- measured: NAME -->` and `<!-- end -->`. Every figure in it comes from a file
-in benchmarks/results/; the table of backends comes from the package.
+A part stands in a document between `<!-- generated: NAME -->` and `<!-- end -->`. Every figure in it comes from a file
+in benchmarks/results/; the tables of backends and of configuration keys come from the package.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from liif_fast.files import replacing
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-PART = re.compile(r"(<!-- measured: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+PART = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 LINK = re.compile(r"\]\((?![a-z]+:|#)")
 
 

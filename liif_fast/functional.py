@@ -81,18 +81,29 @@ def query(
     window: Window | None = None,
     prologue: str = "auto",
 ) -> Tensor:
-    """Signal at each coordinate, s_q (paper, eq. 4): [B, Q, out_dim], in feat's dtype (float32 under autocast).
+    """The signal at each coordinate, s_q (paper, equation 4).
 
-    feat: [B, C, H, W], may be None where `projected`, its `project`, is given ([B, h, w, N0]).
-    coord, cell: [B, Q, 2], (y, x), in units of [-1, 1]; used as float32. cell may be None without cell_decode.
-    window: `projected` is only this part of a map; every neighbour of every query must lie inside it.
-    backend: "auto" or a name of `available_backends()`; precision: "auto", "fp32", "tf32x3", "tf32", "fp16", "bf16".
-    prologue: "projected" applies layer one to the whole map first, "direct" (backend `triton`) unfolds inside of the
-        kernel; "auto" takes what costs less for this many queries.
-    Gradients of everything are right whatever the backend: those of coord and cell, and all where the backend has no
-    backward of its own, go through `torch`.
+    Args:
+        feat: ``[B, C, H, W]``, the feature map. It may be None when `projected` is given.
+        coord: ``[B, Q, 2]``, (y, x), the map spanning [-1, 1]; used as float32.
+        cell: ``[B, Q, 2]``, height and width of the pixel asked for, in the same unit; used as float32. It may be None
+            without `cell_decode`.
+        params: the MLP's weights and the three switches.
+        backend: "auto" or a name of `available_backends()`.
+        precision: "auto", "fp32", "tf32x3", "tf32", "fp16" or "bf16".
+        projected: ``[B, h, w, N0]``, what `project` makes of the map or of a part of it.
+        window: which part of the map `projected` is; every neighbour of every query must lie inside it.
+        prologue: "projected" applies layer one to the whole map first, "direct" (backend `triton`) unfolds the
+            features inside the kernel, "auto" takes what costs less for this many queries.
 
-    Raises UsageError for arguments that do not fit, BackendError when a named backend cannot run.
+    Returns:
+        ``[B, Q, out_dim]`` in the dtype of `feat`, float32 under autocast. Gradients of every argument are right
+        whatever the backend: those of `coord` and `cell` go through `torch`, and so do all gradients of a backend
+        without a backward of its own.
+
+    Raises:
+        UsageError: arguments that do not fit.
+        BackendError: the backend that was asked for cannot run.
     """
     source = _source(feat, projected, params)
     where = _check_query(source, coord, cell, params)
@@ -116,10 +127,27 @@ def query_grid(
     window: Window | None = None,
     prologue: str = "auto",
 ) -> Tensor:
-    """`query` at the pixels of a regular output of size (H, W), or of the part `box` of it: [B, pixels, out_dim].
+    """`query` at the pixels of a regular output, with the same numbers as for `make_coord` and `make_cell`.
 
-    The same numbers as with make_coord and make_cell; the `triton` backend makes no coordinate tensors. Gradients go
-    through `torch`.
+    The `triton` backend makes no coordinate tensors. Gradients go through `torch`.
+
+    Args:
+        feat: as for `query`.
+        size: (H, W) of the whole output.
+        params: as for `query`.
+        box: only this part of the output.
+        backend: as for `query`.
+        precision: as for `query`.
+        projected: as for `query`.
+        window: as for `query`.
+        prologue: as for `query`.
+
+    Returns:
+        ``[B, pixels, out_dim]``, row by row.
+
+    Raises:
+        UsageError: arguments that do not fit.
+        BackendError: the backend that was asked for cannot run.
     """
     source = _source(feat, projected, params)
     height, width = size

@@ -61,9 +61,13 @@ def make_coord(
     flatten: bool = True,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Pixel centres of a grid, float32, in (y, x) order: [prod(shape), 2], or [*shape, 2] with flatten=False.
+    """The pixel centres of a grid, float32, in (y, x) order.
 
-    ranges gives each axis's bounds, (-1, 1) by default.
+    Args:
+        shape: (H, W) of the grid.
+        ranges: the bounds of each axis, (-1, 1) by default.
+        flatten: ``[H * W, 2]``, row by row, instead of ``[H, W, 2]``.
+        device: where the result is made.
     """
     bounds = [(-1.0, 1.0)] * len(shape) if ranges is None else ranges
     axes = [axis_coord(n, lo, hi, device) for n, (lo, hi) in zip(shape, bounds, strict=True)]
@@ -82,7 +86,13 @@ def grid_queries(grid: Grid, batch: int = 1, device: torch.device | str | None =
 
 
 def make_cell(shape: Sequence[int], count: int | None = None, device: torch.device | str | None = None) -> Tensor:
-    """Size of one output pixel of an H x W picture, (2/H, 2/W), once for each query: [count or H*W, 2] float32."""
+    """The size of one pixel of an H x W output, (2/H, 2/W), once for each query: ``[count, 2]`` float32.
+
+    Args:
+        shape: (H, W) of the output.
+        count: the number of queries, H * W by default.
+        device: where the result is made.
+    """
     height, width = shape
     cell = torch.ones(height * width if count is None else count, 2, device=device)
     cell[:, 0] *= 2 / height

@@ -178,7 +178,7 @@ def test_a_changed_figure_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_missing_part_is_found() -> None:
     texts = report.read_documents()
     assert report.stale(
-        {path: text.replace("measured: quality", "measured quality") for path, text in texts.items()}
+        {path: text.replace("generated: quality", "generated quality") for path, text in texts.items()}
     ) == ["quality"]
 
 

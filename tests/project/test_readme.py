@@ -110,9 +110,11 @@ def runs_the_package(block: Block) -> bool:
 
 
 def shell_blocks() -> list[Any]:
+    """Every shell block, the same commands of two documents once."""
+    different = {tuple(block.lines()): block for block in blocks("sh")}.values()
     return [
         pytest.param(block, marks=pytest.mark.slow if runs_the_package(block) else (), id=str(block))
-        for block in blocks("sh")
+        for block in different
     ]
 
 
