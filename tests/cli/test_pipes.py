@@ -44,9 +44,11 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def piped(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def run(data: bytes, *arguments: str, terminal: bool = False) -> tuple[int, bytes]:
         out = Standard(terminal=terminal)
-        monkeypatch.setattr(sys, "stdin", Standard(data))
-        monkeypatch.setattr(sys, "stdout", out)
-        code = upscale(*arguments)
+        # Only for the call: a stream of pytest that is put back after the test may be closed by then.
+        with monkeypatch.context() as streams:
+            streams.setattr(sys, "stdin", Standard(data))
+            streams.setattr(sys, "stdout", out)
+            code = upscale(*arguments)
         assert not list((workspace / "temporary").glob("liif-fast-*"))
         return code, out.bytes()
 
