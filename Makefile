@@ -3,18 +3,21 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h)
+CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h')
+FILES = $(shell git ls-files)
+TEXTS = $(filter %.cpp %.h %.md %.py %.toml %.txt %.yaml Makefile,$(FILES))
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help demo test install lint types format docs bench bench-full clean
+.PHONY: help demo test check install lint types format docs constraints test-lowest bench bench-full clean
 
 help:
 	@echo "make demo    set up $(VENV), upscale a photograph, write build/demo/comparison.png"
 	@echo "make test    set up $(VENV), lint, check types, run the whole test suite"
+	@echo "make check   lint, check types, run the quick tests: for the time between two commits"
 	@echo "make bench   measure the decoder in some minutes; PUBLISHED=CHECKOUT: beside the published repository"
 	@echo "make docs    build the documentation as a site in build/docs"
-	@echo "make lint | types | format | bench-full | clean"
+	@echo "make lint | types | format | constraints | test-lowest | bench-full | clean"
 
 demo: $(VENV)/.installed
 	@$(BIN)/python examples/demo.py --out build/demo
@@ -22,12 +25,21 @@ demo: $(VENV)/.installed
 test: lint types
 	$(BIN)/python -m pytest -q -n auto --dist worksteal
 
+# The inner loop: no test that takes long, and of tests with many cases the first ones.
+check: lint types
+	$(BIN)/python -m pytest -q -n auto --dist worksteal --quick
+
 install: $(VENV)/.installed
 
+# The same checks as those of .pre-commit-config.yaml.
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(if $(CXX_SOURCES),$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES))
+	$(if $(TEXTS),$(BIN)/codespell $(TEXTS))
+	$(if $(TEXTS),$(BIN)/check-yaml $(filter %.yaml,$(TEXTS)))
+	$(if $(TEXTS),$(BIN)/end-of-file-fixer $(TEXTS))
+	$(if $(FILES),$(BIN)/check-added-large-files --enforce-all --maxkb=4000 $(FILES))
 
 types: $(VENV)/.installed
 	$(BIN)/mypy
@@ -40,6 +52,22 @@ format: $(VENV)/.installed
 # Strict: a warning, such as a dead link, ends it.
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+# One version of everything for each Python, inside of the ranges of pyproject.toml. A pin stays while it is allowed: remove its line
+# for a newer one. torch's version is chosen here.
+constraints: $(VENV)/.installed
+	echo torch==2.13.0 | $(BIN)/uv pip compile -q pyproject.toml - --all-extras --universal --python-version 3.10 \
+	  --annotation-style line --custom-compile-command 'make constraints' -o constraints.txt
+
+# The lowest versions that pyproject.toml allows, on the lowest Python: uv finds it or fetches it, or PYTHON_LOWEST names it.
+LOWEST := .venv-lowest
+PYTHON_LOWEST ?= 3.10
+UV_LOWEST = $(BIN)/uv pip install -q --python $(LOWEST) --resolution lowest-direct
+test-lowest: $(VENV)/.installed
+	test -x $(LOWEST)/bin/python || $(BIN)/uv venv -q --python $(PYTHON_LOWEST) $(LOWEST)
+	$(UV_LOWEST) -r pyproject.toml 'setuptools>=77' 'ninja>=1.11'
+	$(UV_LOWEST) --no-build-isolation -e . 'setuptools>=77' 'pytest>=8' 'hypothesis>=6.100'
+	$(LOWEST)/bin/python -m pytest -q -m 'not slow'
 
 # PUBLISHED: a checkout of the published repository, to run beside. bench-full takes over an hour on two cores and writes the
 # results that the documents quote; `python -m benchmarks.report` then brings them up to date.
@@ -54,7 +82,7 @@ bench-full: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.growth
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info liif_fast/_C*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(LOWEST) build dist *.egg-info liif_fast/_C*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 10) or sys.exit( \

@@ -219,6 +219,7 @@ def test_hooks_are_valid() -> None:
     config = ROOT / ".pre-commit-config.yaml"
     run(["pre-commit", "validate-config", str(config)], ROOT)
     programs = set(re.findall(r"entry: \.venv/bin/(\S+)", config.read_text()))
-    assert programs == {"ruff", "clang-format", "mypy"}
+    checks = {"check-added-large-files", "check-yaml", "codespell", "end-of-file-fixer"}
+    assert programs == {"ruff", "clang-format", "mypy"} | checks
     for program in programs:
-        run([program, "--version"], ROOT)
+        run([program, "--help"], ROOT)

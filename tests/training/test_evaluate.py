@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 from support.models import bilinear_liif
 from support.workspace import PHOTO, photo
@@ -22,6 +21,8 @@ from liif_fast.cli import main
 from liif_fast.errors import UsageError
 from liif_fast.geometry import make_coord
 from liif_fast.training.evaluation import evaluate, grid_shape
+
+yaml: Any = pytest.importorskip("yaml", reason="configurations are YAML: the train extra")
 
 NORM = {"inp": {"sub": [0.5], "div": [0.5]}, "gt": {"sub": [0.5], "div": [0.5]}}
 

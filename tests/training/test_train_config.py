@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from support.runs import interrupt_at_step, read, same, small_config, weights
 
 import liif_fast
@@ -20,6 +19,8 @@ from liif_fast.training.config import Config, documented_keys, read_training_con
 from liif_fast.training.config_file import load_config, save_config
 from liif_fast.training.optimizer import make_optimizer
 from liif_fast.training.trainer import LAST, Trainer
+
+yaml: Any = pytest.importorskip("yaml", reason="configurations are YAML: the train extra")
 
 # The forms in which the published files write things, in other words and with every key of theirs.
 PUBLISHED = """

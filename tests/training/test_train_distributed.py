@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from support.runs import read, rows, small_config
 
 from liif_fast.training import distributed
 from liif_fast.training.interrupts import Stopped
 from liif_fast.training.loading import Order
 from liif_fast.training.trainer import BEST, LAST, Trainer
+
+yaml: Any = pytest.importorskip("yaml", reason="configurations are YAML: the train extra")
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "liif_fast")
 # A process that hangs is a failure.
