@@ -75,12 +75,16 @@ def headline() -> str:
     run, rows, _ = quoted()
     ours = one(rows, "cpu fp32")
     return (
-        "**Upscale pictures to any size, by any factor, with one model, from the command line or Python. "
-        f"It needs no GPU: on {COUNTS.get(run['threads'], run['threads'])} cores of an {run['processor']} "
-        f"({run['instructions']}) it decodes {int(ours['times_reference'])} times as fast as the published "
-        f"[LIIF](https://arxiv.org/abs/2012.09161), with the same output and {ours['peak_mib']:.0f} MiB of memory "
-        f"instead of {one(rows, 'reference')['peak_mib']:.0f}.**"
+        "**`liif_fast` upscales pictures to any size with one model. It is for people with pictures to enlarge and for "
+        "researchers with a LIIF model, and it needs no GPU.** "
+        f"On {COUNTS.get(run['threads'], run['threads'])} cores of an {short_processor(run)} its decoder is "
+        f"{int(ours['times_reference'])} times as fast as the published one, with the same output and "
+        f"{ours['peak_mib']:.0f} MiB of memory instead of {one(rows, 'reference')['peak_mib']:.0f}."
     )
+
+
+def short_processor(run: dict[str, Any]) -> str:
+    return f"{run['processor']} ({run['instructions'].replace('AVX512', 'AVX-512')})"
 
 
 def short() -> str:
@@ -98,13 +102,24 @@ def short() -> str:
         lines.append(f"| {name} | {row['times_reference']:.1f} | {row['peak_mib']:.0f} |")
     (height, width), side = X4.size, X4.out
     assert side is not None
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"The decoder alone, {height} x {width} features to {side[0]} x {side[1]} pixels, {weights}, "
-            f"{run['threads']} threads of {run['processor']}, {run['instructions']}.",
-        ]
+    lines += [
+        "",
+        f"The decoder alone, {height} x {width} features to {side[0]} x {side[1]} pixels, {weights}, "
+        f"{run['threads']} threads of {short_processor(run)}. {seconds()}",
+    ]
+    return "\n".join(lines)
+
+
+def seconds() -> str:
+    """How long whole photographs take on the headline's machine."""
+    taken = {}
+    for path in RESULTS.glob(f"command-{HEADLINE}-*-megapixels.json"):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        taken[float(path.stem.split("-")[-2])] = result["command"][0]["seconds"]
+    words = [f"{taken[size]:.2g} s for {size:g}" for size in sorted(taken)]
+    return (
+        "There the whole command `liif-fast upscale -s 2`, start-up and files included, takes "
+        f"{', '.join(words[:-1])} and {words[-1]} megapixels."
     )
 
 

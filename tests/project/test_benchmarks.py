@@ -188,7 +188,7 @@ def test_the_headline_takes_the_published_weights_once_they_are_measured(monkeyp
     measured = [row | {"shape": shape} for row in parts.of(rows, shapes.X4.name)]
     parts.one(measured, "cpu fp32")["times_reference"] = 12.3
     monkeypatch.setattr(parts, "suite", lambda machine: rows + measured)
-    assert "decodes 12 times as fast" in parts.headline()
+    assert "decoder is 12 times as fast" in parts.headline()
     assert weights in parts.short()
 
 
