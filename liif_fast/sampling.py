@@ -48,26 +48,36 @@ def sample(
 ) -> Any:
     """The picture at each point of a grid, as the same kind of object: H x W pixels for a grid [H, W, 2].
 
-    model, image: as in `liif_fast.upscale`, None for the model that comes with the package.
-    grid: [H, W, 2] or [1, H, W, 2], floating, laid out as for torch.nn.functional.grid_sample with
-        align_corners=False: a point is (x, y), from (-1, -1), the outer corner of the first pixel, to (1, 1), that of
-        the last. What affine_grid(..., align_corners=False) makes fits. A point that is NaN or infinite shows nothing.
-    padding: what a point outside of the picture shows: "border", its nearest point inside, or "zeros", nothing.
-        Nothing is 0 in every channel: black, or transparent in a picture with alpha.
-    wrap: the picture repeats along "x" (a panorama of 360 degrees), "y" or both ("xy", True), as in
-        `liif_fast.upscale`; no point is outside along these axes, and a grid may jump from one end to the other.
-    backend, precision, tile, progress: as in `liif_fast.upscale`.
-    memory: as there, beside the grid too. A grid of more points than a quarter of it holds, at 64 bytes a point, is
-        made in blocks of rows, each of which encodes what it sees.
+    The cell of a point (the size of the pixel asked for, paper, equation 5) is its footprint on the picture: along y
+    and along x the root of the squared steps to the neighbours in the row and in the column, by central differences,
+    one-sided at ends and beside points that show nothing. So a rotation does not change it, and a regular grid gives
+    what `upscale` gives, up to float32's rounding. Each point is evaluated once. Where the grid takes steps of more
+    than a pixel of the picture, the result therefore aliases: reduce the picture before, or average a finer grid. The
+    cell ends at 4 pixels, beyond which no model is of use. There are no gradients.
 
-    The cell of each point (the size of the pixel asked for, paper, equation 5) is its footprint on the picture: along
-    y and along x the root of the squared steps to the neighbours in the row and in the column, by central differences,
-    one-sided beside ends and points that show nothing. So a rotation leaves it alone, and a regular grid gives what
-    `upscale` gives, up to float32's rounding. A point is one evaluation: where the grid takes more than a pixel of
-    the picture at a step, the result aliases as any point sampling does (shrink the picture before, or average a finer
-    grid), and the cell ends at 4 pixels, beyond which no model is of use. There are no gradients.
+    Args:
+        model: as for `liif_fast.upscale`, None for the default model.
+        image: as for `liif_fast.upscale`.
+        grid: ``[H, W, 2]`` or ``[1, H, W, 2]``, floating, laid out as for torch.nn.functional.grid_sample with
+            align_corners=False: a point is (x, y), from (-1, -1), the outer corner of the first pixel, to (1, 1), that
+            of the last. A point that is NaN or infinite shows nothing.
+        padding: what a point outside the picture shows: "border", its nearest point inside, or "zeros", nothing.
+            Nothing is 0 in every channel: black, or transparent in a picture with alpha.
+        wrap: the picture repeats along "x" (a panorama of 360 degrees), "y" or both ("xy", True), as for
+            `liif_fast.upscale`. No point is outside along these axes, and a grid may jump from one end to the other.
+        backend: as for `liif_fast.query`.
+        precision: as for `liif_fast.query`.
+        tile: as for `liif_fast.upscale`.
+        memory: as for `liif_fast.upscale`, without the grid. A grid of more points than a quarter of it holds, at 64
+            bytes a point, is divided into blocks of rows, and each block encodes what it sees.
+        progress: as for `liif_fast.upscale`.
 
-    Raises UsageError for a grid or an argument that makes no sense, and what `upscale` raises.
+    Raises:
+        UsageError: a grid or an argument that makes no sense.
+        ImageError: a picture that does not fit.
+        BackendError: the backend that was asked for cannot run.
+        CheckpointError: a file that holds no model.
+        LiifError: the memory does not suffice.
     """
     network = open_model(model)
     pixels = open_picture(image, network)

@@ -38,25 +38,35 @@ def upscale(
 ) -> Any:
     """A picture at another size, by any factor, as the same kind of object.
 
-    image: a Pillow picture; an array [H, W] or [H, W, C], uint8, uint16 or floating in [0, 1]; or a tensor [C, H, W]
-        or [1, C, H, W] of the same types. C is what the model takes (3), or 1 (gray), 2 (gray, alpha), 4 (RGB, alpha):
-        gray stays gray, alpha is upscaled apart. A Pillow picture of another mode comes back as RGB or gray; its EXIF
-        orientation is left alone (PIL.ImageOps.exif_transpose applies it).
-    scale: a number or (y, x); the result is round(H * scale) x round(W * scale). Or size: (H, W) of the result; or
-        width, or height, the other in proportion.
-    roi: (x, y, width, height) in input pixels: only that part of the result, without making the rest. A size is then
-        the size of that part.
-    wrap: the picture repeats along "x", "y" or both ("xy", True), as a texture does: its opposite edges see each
-        other, and results laid side by side have no seam. Sizes that share no factor with the picture's need a copy
-        of it three times as long. Not for encoders that see the whole picture (RCAN).
-    model: a module (normalised by its `data_norm`, by the published 0.5 and 0.5 where it has none), the path of a
-        checkpoint, or None for the model that comes with the package.
-    backend, precision: as in `liif_fast.query`.
-    tile, memory, progress: as in `liif_fast.rendering.render.render`.
-    max_pixels: pixels of the result above which the call is refused, None for no limit.
+    Args:
+        image: a Pillow picture; an array ``[H, W]`` or ``[H, W, C]``, uint8, uint16 or floating in [0, 1]; or a tensor
+            ``[C, H, W]`` or ``[1, C, H, W]`` of the same types. C is what the model takes (3), or 1 (gray), 2 (gray,
+            alpha) or 4 (RGB, alpha). Gray stays gray, alpha is upscaled separately. A Pillow picture of another mode
+            comes back as RGB or gray; its EXIF orientation is left alone (PIL.ImageOps.exif_transpose applies it).
+        scale: a number or (y, x); the result is round(H * scale) x round(W * scale).
+        size: (H, W) of the result, instead of a scale.
+        width: width of the result, the height in proportion.
+        height: height of the result, the width in proportion.
+        roi: (x, y, width, height) in input pixels: only this part of the result, without computing the rest. A size is
+            then the size of that part.
+        wrap: the picture repeats along "x", "y" or both ("xy", True), as a texture does: opposite edges see each other,
+            and results laid side by side have no seam. Sizes that share no factor with the picture's need a copy of it
+            three times as long. Not for encoders that see the whole picture (RCAN).
+        model: a module (normalised by its `data_norm`, by the published 0.5 and 0.5 if it has none), the path of a
+            checkpoint, or None for the default model.
+        backend: as for `liif_fast.query`.
+        precision: as for `liif_fast.query`.
+        tile: side of a tile in input pixels, without its halo; None chooses it by the memory.
+        memory: bytes (or "1.5G") of working memory, None for the device's default.
+        max_pixels: the call is refused if the result has more pixels; None for no limit.
+        progress: called with (output pixels done, all output pixels).
 
-    Raises UsageError for arguments that make no sense, ImageError for a picture or region that does not fit,
-    BackendError, CheckpointError, and LiifError when memory does not suffice.
+    Raises:
+        UsageError: arguments that make no sense.
+        ImageError: a picture or region that does not fit.
+        BackendError: the backend that was asked for cannot run.
+        CheckpointError: a file that holds no model.
+        LiifError: the memory does not suffice.
     """
     options = Options(backend, precision, tile, memory, progress=progress)
     request = Request(scale, size, width, height, roi)

@@ -196,6 +196,13 @@ def test_links_lead_somewhere(document: str) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize("document", LINKED)
+def test_files_that_a_document_names_exist(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    named = re.findall(r"`((?:liif_fast|csrc|kernels|benchmarks|tests|examples|docs)/[\w./-]*)`", text)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 def test_readme_is_short() -> None:
     assert (ROOT / "README.md").stat().st_size <= README_BYTES
 
