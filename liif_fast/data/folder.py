@@ -94,17 +94,24 @@ class Folders:
 
 
 class ImageFolder(Folders, Dataset[Picture]):
-    """The pictures of one folder, sorted by name; item i is [H, W, channels] uint8.
+    """Pictures of one folder, sorted by name; item i is ``[H, W, channels]`` uint8.
 
-    root_path: the folder. split_file, split_key: a JSON file {key: [names]} that chooses pictures of the folder.
-    first_k: only the first k names are taken. repeat: how often an epoch sees each picture.
-    cache: `none` decodes a picture at each access; `in_memory` decodes it once; `bin` decodes it once into an
-        uncompressed file beside the folder (in `_bin_<folder>/`), which all processes map (see Store).
-    shrink: every picture is listed once for each factor and reduced by it, which sharpens soft photographs; this is
-        not in the published code.
-    channels: 3 for RGB, as published; 1 for gray, 2 and 4 with alpha, any number from `.npy` files.
     Pictures that cannot be read are left out and named in one warning.
-    Raises UsageError when no picture is left or an argument is out of range.
+
+    Args:
+        root_path: the folder.
+        split_file: a JSON file {key: [names]} that chooses pictures of the folder.
+        split_key: the key in that file.
+        first_k: only the first k names.
+        repeat: how often an epoch sees each picture.
+        cache: `none` decodes at each access, `in_memory` once, `bin` once into uncompressed files beside the folder
+            (`_bin_<folder>/`), which all processes map.
+        shrink: every picture is listed once for each of these factors, reduced that many times, which gives soft
+            photographs more detail. The published code has no such key.
+        channels: 3 for RGB, as published; 1 for gray, 2 and 4 with alpha, any number from `.npy` files.
+
+    Raises:
+        UsageError: no picture is left, or an argument is out of range.
     """
 
     paired: ClassVar[bool] = False
@@ -129,10 +136,21 @@ class ImageFolder(Folders, Dataset[Picture]):
 class PairedImageFolders(Folders, Dataset[tuple[Picture, Picture]]):
     """Low-resolution pictures and their originals in two folders, paired in the order of their names.
 
-    root_path_1: the folder of the low-resolution pictures. root_path_2: the folder of the originals. The other
-    arguments are those of `ImageFolder` and hold for both folders. Item i is a pair of [h, w, channels] and
-    [H, W, channels] uint8.
-    Raises UsageError, which names the files, for unequal counts and for sizes that do not make a pair.
+    Item i is the two as ``[h, w, channels]`` and ``[H, W, channels]`` uint8. The arguments after the folders are those
+    of `ImageFolder` and hold for both.
+
+    Args:
+        root_path_1: the folder of the low-resolution pictures.
+        root_path_2: the folder of the originals.
+        split_file: as for `ImageFolder`.
+        split_key: as for `ImageFolder`.
+        first_k: as for `ImageFolder`.
+        repeat: as for `ImageFolder`.
+        cache: as for `ImageFolder`.
+        channels: as for `ImageFolder`.
+
+    Raises:
+        UsageError: unequal counts, or sizes that are not those of a pair; the message names the files.
     """
 
     paired: ClassVar[bool] = True

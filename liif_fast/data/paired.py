@@ -14,15 +14,18 @@ from liif_fast.errors import UsageError
 
 
 class SRImplicitPaired(Samples):
-    """Samples of a low-resolution picture and its original; the scale is the ratio of their sizes.
+    """A low-resolution picture and its original; the scale is the ratio of their sizes, whole or not.
 
-    dataset: item i is a pair of [h, w, C] and [H, W, C] uint8.
-    inp_size: the side of a crop of the low-resolution picture, drawn uniformly. The truth are the pixels of the
-        original whose centres lie in the crop, floor(inp_size * scale) on a side. None takes the whole pictures.
-    augment: flips and transposes the pictures at random.
-    At a scale that is not a whole number, the edges of a crop fall between pixels of the original; the coordinates say
-    exactly where. Low-resolution pictures smaller than inp_size are mirrored with their originals. See `Samples` for
-    the other arguments.
+    At a scale that is not whole the crops' borders fall between pixels of the original; the coordinates say where
+    exactly. Low-resolution pictures smaller than inp_size are mirrored, and so are their originals.
+
+    Args:
+        dataset: item i is a pair of ``[h, w, C]`` and ``[H, W, C]`` uint8.
+        inp_size: side of a crop of the low-resolution picture, drawn uniformly; the truth is the pixels of the original
+            whose centres lie in it, floor(inp_size * scale) a side. None takes the whole pictures.
+        augment: as for `SRImplicitDownsampled`.
+        sample_q: as for `SRImplicitDownsampled`.
+        seed: as for `SRImplicitDownsampled`.
     """
 
     paired: ClassVar[bool] = True
@@ -76,14 +79,18 @@ def crop(pair: Pair, side: int, rng: np.random.Generator) -> tuple[Pair, Span]:
 
 
 class SRImplicitUniformVaried(Samples):
-    """Samples of a low-resolution picture and its original, whose shorter side is resized to one that grows with i.
+    """A low-resolution picture and its original, whose shorter side is reduced to a size that grows with the index.
 
-    dataset: item i is a pair of [h, w, C] and [H, W, C] uint8, which are used whole.
-    size_min, size_max: the shorter side of the truth for the first and the last item; it grows evenly between them. A
-        dataset of one item draws it at random.
-    augment: flips the pictures horizontally at random, as published.
-    gt_resize: the shorter side to which the truth is then resized, so that all truths have one size.
-    Samples of different sizes fit into one batch if sample_q is given. See `Samples` for the other arguments.
+    Samples of different sizes fit into one batch if sample_q is given.
+
+    Args:
+        dataset: item i is a pair of ``[h, w, C]`` and ``[H, W, C]`` uint8, the whole of which is used.
+        size_min: shorter side of the truth for the first item. A data set of one item draws it between the two sizes.
+        size_max: shorter side of the truth for the last item; None takes size_min.
+        augment: horizontal flips only, as published.
+        gt_resize: shorter side to which the truth is then resized, so that all truths have one size.
+        sample_q: as for `SRImplicitDownsampled`.
+        seed: as for `SRImplicitDownsampled`.
     """
 
     paired: ClassVar[bool] = True

@@ -18,16 +18,21 @@ logger = logging.getLogger(__name__)
 
 
 class SRImplicitDownsampled(Samples):
-    """Samples of a picture and its bicubic reduction by a scale drawn uniformly from [scale_min, scale_max].
+    """A picture and its bicubic reduction by a scale drawn uniformly from [scale_min, scale_max].
 
-    dataset: item i is [H, W, C] uint8.
-    inp_size: the side of the low-resolution crop. The truth is a crop of round(inp_size * scale) pixels on a side, and
-        only that crop is reduced. None takes the whole picture.
-    augment: flips and transposes the pictures at random.
-    detail_candidates: draws this many crops from as many pictures and keeps one, with a probability proportional to
-        its high-frequency energy; 1 is the published uniform draw.
-    Pictures smaller than the crop are mirrored beyond their edges, and one warning names them. See `Samples` for the
-    other arguments.
+    Pictures smaller than the crop are mirrored beyond their edges, and one warning names them.
+
+    Args:
+        dataset: item i is ``[H, W, C]`` uint8.
+        inp_size: side of the low-resolution crop; the truth is a crop of round(inp_size * scale), reduced by itself.
+            None takes the whole picture.
+        scale_min: the smallest scale, 1 or more.
+        scale_max: the largest scale; None takes scale_min.
+        augment: flips and transposition, each with probability one half.
+        sample_q: queries of a sample, at distinct pixels as long as there are enough; None takes every pixel.
+        detail_candidates: draws that many crops from as many pictures and keeps one with a probability proportional to
+            its high-frequency energy; 1 is the published uniform draw.
+        seed: a sample depends only on the seed, the epoch and its index.
     """
 
     paired: ClassVar[bool] = False
