@@ -207,6 +207,14 @@ def test_readme_is_short() -> None:
     assert (ROOT / "README.md").stat().st_size <= README_BYTES
 
 
+def test_the_version_is_the_same_everywhere() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    ((version, date), *_) = re.findall(r"^## \[(\d[\d.]*)\] - (\d{4}-\d\d-\d\d)$", changelog, re.MULTILINE)
+    assert version == liif_fast.__version__
+    assert f"\nversion: {version}\ndate-released: {date}\n" in citation
+
+
 def test_every_page_has_a_place_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert [page for page in PAGES if f": {page.removeprefix('docs/')}\n" not in navigation] == []
