@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, setup
 
 ROOT = Path(__file__).resolve().parent
 COMPILE_ARGS = [
@@ -64,7 +64,8 @@ def extension() -> dict[str, Any]:
 
 
 setup(
-    packages=sorted({*find_packages(include=["liif_fast*"]), "liif_fast.kernels"}),
+    # Folders of data are packages to setuptools, so "namespace"; no __pycache__ is.
+    packages=sorted({*find_namespace_packages(include=["liif_fast*"], exclude=["*__pycache__*"]), "liif_fast.kernels"}),
     # The sources stand in kernels/; the link liif_fast/kernels serves a bare checkout and editors, this the installs.
     package_dir={"liif_fast.kernels": "kernels"},
     **extension(),

@@ -40,6 +40,8 @@ def build(kind: str, source: Path, out: Path, **environment: str) -> Path:
     """Build an sdist or a wheel of `source` with the installed tools, as pip without build isolation does."""
     hook = f"import sys, setuptools.build_meta as b; print(b.build_{kind}(sys.argv[1]))"
     done = run(sys.executable, "-c", hook, out, cwd=source, **environment)
+    warned = [line for line in done.stderr.splitlines() if "Warning" in line and "without the C++" not in line]
+    assert not warned, f"setuptools warns: {warned}"
     return out / done.stdout.split()[-1]
 
 
@@ -80,22 +82,40 @@ def backend_row(name: str, site: Path) -> dict[str, Any]:
     return dict(row)
 
 
-def shipped(pattern: str) -> set[str]:
-    """Files of the checkout that match, relative to it."""
-    return {str(path.relative_to(ROOT)) for path in ROOT.glob(pattern) if "__pycache__" not in path.parts}
+def shipped(*patterns: str) -> set[str]:
+    """Files of the checkout that match one of the patterns, relative to it."""
+    found = {path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file()}
+    return {str(path.relative_to(ROOT)) for path in found if "__pycache__" not in path.parts}
+
+
+def package_files() -> set[str]:
+    """What every install of the package has, by its names there."""
+    data = ("liif_fast/py.typed", "liif_fast/weights/*", "liif_fast/training/configs/**/*.yaml")
+    return shipped("liif_fast/**/*.py", *data) | {f"liif_fast/{name}" for name in shipped("kernels/*.py")}
 
 
 def test_sdist_holds_all_that_a_build_needs(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    needed = {"setup.py", "pyproject.toml", "README.md", "LICENSE", "constraints.txt", "liif_fast/py.typed"}
-    needed |= shipped("csrc/**/*.cpp") | shipped("csrc/**/*.h") | shipped("kernels/*.py")
-    needed |= (
-        shipped("liif_fast/**/*.py") | shipped("liif_fast/weights/*") | shipped("liif_fast/training/configs/**/*.yaml")
+    needed = shipped(
+        "*.cff",
+        "*.md",
+        "*.py",
+        "*.toml",
+        "*.txt",
+        "*.yml",
+        "LICENSE",
+        "Makefile",
+        "csrc/**/*",
+        "kernels/*.py",
+        "docs/**/*",
+        "examples/*",
+        "tests/**/*",
     )
-    needed = {name for name in needed if not name.startswith("liif_fast/kernels/")}
+    needed |= {name for name in package_files() if not name.startswith("liif_fast/kernels/")}
     assert needed <= names, f"missing from the sdist: {sorted(needed - names)}"
     assert not [name for name in names if name.endswith((".so", ".pyc"))]
+    assert sdist.stat().st_size < 8e6
 
 
 @pytest.mark.slow
@@ -103,11 +123,9 @@ def test_wheel_with_the_extension_runs_it(sdist: Path, tmp_path: Path) -> None:
     wheel = build("wheel", unpacked(sdist, tmp_path), tmp_path)
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    needed = (
-        shipped("liif_fast/**/*.py") | shipped("liif_fast/weights/*") | shipped("liif_fast/training/configs/**/*.yaml")
-    )
-    needed |= {f"liif_fast/{name}" for name in shipped("kernels/*.py")} | {"liif_fast/py.typed"}
+    needed = package_files()
     assert needed <= names, f"missing from the wheel: {sorted(needed - names)}"
+    assert wheel.stat().st_size < 5e6
     top = {name.partition("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"liif_fast"}
 
