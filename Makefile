@@ -65,8 +65,8 @@ PYTHON_LOWEST ?= 3.10
 UV_LOWEST = $(BIN)/uv pip install -q --python $(LOWEST) --resolution lowest-direct
 test-lowest: $(VENV)/.installed
 	test -x $(LOWEST)/bin/python || $(BIN)/uv venv -q --python $(PYTHON_LOWEST) $(LOWEST)
-	$(UV_LOWEST) -r pyproject.toml 'setuptools>=77' 'ninja>=1.11'
-	$(UV_LOWEST) --no-build-isolation -e . 'setuptools>=77' 'pytest>=8' 'hypothesis>=6.100'
+	$(UV_LOWEST) -r pyproject.toml --extra formats --extra train 'setuptools>=77' 'ninja>=1.11'
+	$(UV_LOWEST) --no-build-isolation -e '.[formats,train]' 'setuptools>=77' 'pytest>=8' 'hypothesis>=6.100'
 	$(LOWEST)/bin/python -m pytest -q -m 'not slow'
 
 # PUBLISHED: a checkout of the published repository, to run beside. bench-full takes over an hour on two cores and writes the

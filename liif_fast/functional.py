@@ -240,7 +240,8 @@ def _check_query(source: Tensor, coord: Tensor, cell: Tensor | None, params: Dec
     """coord and cell in the geometry's dtype, or UsageError."""
     if params.cell_decode and cell is None:
         raise UsageError("cell: expected [B, Q, 2] because cell_decode is on, got None; use make_cell((H, W))")
-    given = {"coord": coord} | ({"cell": cell} if params.cell_decode and cell is not None else {})
+    # Not by |, which torch.compile cannot trace before PyTorch 2.7.
+    given = {"coord": coord, **({"cell": cell} if params.cell_decode and cell is not None else {})}
     # Rounding coordinates to half precision would choose other pixels, so only float64 features use another dtype.
     double = source.dtype == torch.float64 and coord.dtype == torch.float64
     for name, value in given.items():

@@ -21,6 +21,8 @@ from liif_fast.training.schedule import learning_rate_factor
 from liif_fast.training.state import TrainingError
 from liif_fast.training.trainer import BEST, LAST, Trainer
 
+pytest.importorskip("yaml", reason="a run writes its configuration as YAML: the train extra")
+
 
 @pytest.fixture
 def config(tmp_path: Path) -> dict[str, Any]:
@@ -80,6 +82,8 @@ def test_a_run_equals_the_published_loop(config: dict[str, Any], tmp_path: Path)
 
 
 def test_a_run_writes_checkpoints_log_and_curve(config: dict[str, Any], tmp_path: Path) -> None:
+    for library in ("matplotlib", "tensorboard"):
+        pytest.importorskip(library)
     folder, lines = tmp_path / "run", list[str]()
     best = Trainer(config, folder, say=lines.append).run()
     written = {path.name for path in folder.iterdir()}
@@ -103,6 +107,7 @@ def test_a_run_writes_checkpoints_log_and_curve(config: dict[str, Any], tmp_path
 
 
 def test_tensorboard_holds_the_log(config: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     Trainer(config, tmp_path).run()

@@ -18,6 +18,8 @@ from liif_fast.errors import CheckpointError
 from liif_fast.training.interrupts import Interrupts
 from liif_fast.training.trainer import LAST, Trainer
 
+pytest.importorskip("yaml", reason="a run writes its configuration as YAML: the train extra")
+
 
 @pytest.fixture
 def config(tmp_path: Path) -> dict[str, Any]:
