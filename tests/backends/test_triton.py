@@ -129,6 +129,7 @@ def test_golden_output(case: GoldenCase, prologue: str) -> None:
     torch.testing.assert_close(got.cpu(), case.out, rtol=0, atol=4e-7)
 
 
+@pytest.mark.slow
 def test_the_published_width() -> None:
     params = on_device(random_params(64, [256] * 4, seed=71))
     feat = seeded((1, 64, 6, 9), 1, 1).to(DEVICE)
@@ -302,6 +303,7 @@ def test_the_proof_on_a_device_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPa
     assert "ZeroDivisionError" in str(triton._disproof(DEVICE, "fp32"))
 
 
+@pytest.mark.slow
 def test_the_proof_of_the_gradients_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.inference_mode():
         assert [triton._disproof(DEVICE, precision, gradient=True) for precision in PRECISIONS] == [None] * len(
@@ -317,6 +319,7 @@ def test_the_proof_of_the_gradients_finds_a_wrong_kernel(monkeypatch: pytest.Mon
     assert backends.select("auto", DEVICE, "fp32", params, gradient=True) != "triton"
 
 
+@pytest.mark.slow
 def test_every_generation_compiles_without_a_gpu() -> None:
     """Registers, spills, shared memory, matrix instructions of one configuration and prologue a generation."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
@@ -326,6 +329,7 @@ def test_every_generation_compiles_without_a_gpu() -> None:
     assert done.stdout.splitlines()[-1] == "18 kernels, 0 with misses"
 
 
+@pytest.mark.slow
 def test_the_gpu_report_runs_on_tiny_shapes(tmp_path: Path) -> None:
     """So that the first run on a GPU fails on nothing but the GPU."""
     assert gpu_report.main(["--smoke", "--no-compile", "--rounds", "1", "--out", str(tmp_path)]) == 0

@@ -131,6 +131,7 @@ def test_interrupted_and_resumed(boxed_workspace: Path, capsys: Any, monkeypatch
     assert content(Path("out", RESULT)) == undivided()
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(boxed_workspace: Path, capsys: Any) -> None:
     arguments = ["upscale", "photo.png", "-o", "out/", "-s", "7.5", "--format", "zarr"]
     arguments += ["--model", "model.safetensors"]

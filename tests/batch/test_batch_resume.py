@@ -250,6 +250,7 @@ def test_identity_holds_what_results_depend_on() -> None:
     assert len({settings.identity() for settings in [base, *others]}) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_ended_in_the_middle_and_resumed(number: int, workspace: Path, capsys: Any) -> None:
     for index in range(12):

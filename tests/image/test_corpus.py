@@ -220,6 +220,7 @@ def test_a_full_disk(name: str, workspace: Path, capsys: pytest.CaptureFixture[s
     assert f"{name}: cannot be written: [Errno {errno.EFBIG}] File too large" in err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 def test_a_full_pipe(workspace: Path) -> None:
     # So small that it only fails when all that was buffered is written.

@@ -29,6 +29,7 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "small.safetensors"
 
 
+@pytest.mark.slow
 def test_demo_writes_both_results_and_a_comparison(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = run_example("--model", model, "--out", out)

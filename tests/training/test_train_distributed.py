@@ -53,6 +53,7 @@ def start_by_hand(config: dict[str, Any], folder: Path) -> list[subprocess.Popen
     return [subprocess.Popen(command, env=os.environ | group | {"RANK": rank}, **pipes) for rank in "01"]
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_with_the_joint_batch(config: dict[str, Any], tmp_path: Path) -> None:
     """Joined after an interruption of the single process, so that resuming is shared too."""
     config |= {"ema": 0.5, "clip_grad": 1.0}
@@ -105,6 +106,7 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     assert distributed.own(torch.device("cpu")) == torch.device("cpu")
 
 
+@pytest.mark.slow
 def test_an_error_of_one_process_ends_all(config: dict[str, Any], tmp_path: Path) -> None:
     """Only the first process writes; that it cannot must not leave the other waiting."""
     folder = tmp_path / "run"
@@ -116,6 +118,7 @@ def test_an_error_of_one_process_ends_all(config: dict[str, Any], tmp_path: Path
     assert errors[1] == "liif-fast train: the connection to another process is lost; its own messages say why\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repeat", [1, 100], ids=["training", "validating"])
 def test_ctrl_c_stops_all_at_one_step(config: dict[str, Any], tmp_path: Path, repeat: int) -> None:
     """Wherever it meets them: with so much to validate, or so little, nearly all their time goes into one of both."""
