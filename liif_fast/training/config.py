@@ -21,6 +21,7 @@ from liif_fast.training.keys import (
     Kind,
     component,
     document,
+    is_number,
     is_whole,
     key,
     number,
@@ -88,6 +89,21 @@ class CosineSchedule:
     final: float = key(number("a number", lambda written: True), "The factor at the end of the run.", 0.0)
 
 
+@dataclass(frozen=True)
+class Sparsity:
+    """An L1 penalty on the hidden activations of imnet, so that more of them are zero and the CPU kernels skip them."""
+
+    weights: Sequence[float] = key(
+        value("a list of numbers of 0 or more", lambda written: isinstance(written, list) and _none_below_0(written)),
+        "The factor of each hidden layer's mean activation in the loss, from the first layer to the last.",
+    )
+    queries: float = key(
+        number("a number above 0 and up to 1", lambda written: 0 < written <= 1),
+        "The share of the queries on which the penalty is computed.",
+        0.125,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything that a configuration may say; what a run of training cannot do without is in `TrainingConfig`."""
@@ -146,6 +162,9 @@ class Config:
         None,
         "no limit",
     )
+    sparsity: Sparsity | None = key(
+        section(Sparsity), "L1 penalty on imnet's hidden activations, which makes its decoder faster.", None, "none"
+    )
     amp: Literal["bf16", "fp16"] | None = key(
         value("bf16, fp16 or nothing", lambda written: written in ("bf16", "fp16")),
         "Automatic mixed precision.",
@@ -200,6 +219,10 @@ def read_training_config(written: Mapping[str, Any]) -> TrainingConfig:
 def documented_keys() -> list[DocumentedKey]:
     """Every key of a configuration as (key, type, default, text), in the order in which they are documented."""
     return document(Config)
+
+
+def _none_below_0(written: list[Any]) -> bool:
+    return all(is_number(entry) and entry >= 0 for entry in written)
 
 
 def _eval_type(written: Any) -> str:

@@ -28,6 +28,7 @@ from liif_fast.training.loading import Batch, Order, one_line_errors, training_b
 from liif_fast.training.log import Log, Row
 from liif_fast.training.optimizer import Averager, make_optimizer
 from liif_fast.training.schedule import learning_rate_factor
+from liif_fast.training.sparsity import check_sparsity, sparsity_penalty
 from liif_fast.training.state import TrainingError, check_model, load_optimizer, read_state, write_state
 
 LAST = "epoch-last.pth"
@@ -95,6 +96,8 @@ class Trainer:
             check_model(self.model, state, resume)
         elif config.init == "bilinear":
             bilinear_init(self.model)
+        if config.sparsity is not None:
+            check_sparsity(config.sparsity, self.model)
         self.model.data_norm = copy.deepcopy(self.data_norm)
         self.model.to(self.device)
         if config.channels_last:
@@ -227,8 +230,12 @@ class Trainer:
         with torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
             prediction = self.trained(inp, coord, cell)
         loss = nn.functional.l1_loss(prediction.float(), self.norm.gt(gt)) * self.order.share(self.batch)
+        objective = loss
+        if self.config.sparsity is not None:
+            penalty = sparsity_penalty(self.config.sparsity, self.model, coord, cell)
+            objective = loss + penalty * self.order.share(self.batch)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(objective).backward()
         if self.config.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad)
