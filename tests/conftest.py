@@ -17,13 +17,6 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
     os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
 
-# Without a GPU the Triton kernels run in Triton's interpreter, which must be asked for before they are imported.
-# On one, cuBLAS is deterministic only with a workspace of this size.
-if torch.cuda.is_available():
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-else:
-    os.environ.setdefault("TRITON_INTERPRET", "1")
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="no slow tests, and of a test with many cases the first one")
