@@ -9,12 +9,13 @@ TEXTS = $(filter %.cpp %.h %.md %.py %.toml %.txt %.yaml Makefile,$(FILES))
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help demo test check install lint types format docs constraints test-lowest bench bench-full published clean
+.PHONY: help demo test check compiled install lint types format docs constraints test-lowest bench bench-full published clean
 
 help:
 	@echo "make demo    set up $(VENV), upscale a photograph, write build/demo/comparison.png"
 	@echo "make test    set up $(VENV), lint, check types, run the whole test suite"
 	@echo "make check   lint, check types, run the quick tests: for the time between two commits"
+	@echo "make compiled   execute the compiled GPU kernels of every generation, without a GPU"
 	@echo "make bench   measure the decoder in some minutes; PUBLISHED=CHECKOUT: beside the published repository"
 	@echo "make published  fetch the published checkpoint into build/published, a yardstick for tests and benchmarks"
 	@echo "make docs    build the documentation as a site in build/docs"
@@ -29,6 +30,10 @@ test: lint types
 # The inner loop: no test that takes long, and of tests with many cases the first ones.
 check: lint types
 	$(BIN)/python -m pytest -q -n auto --dist worksteal --quick
+
+# Every compiled GPU kernel in the interpreter of PTX: about half an hour on two cores.
+compiled: $(VENV)/.installed
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "" tests/ptx tests/backends/test_compiled.py
 
 install: $(VENV)/.installed
 
