@@ -26,7 +26,7 @@ class ImageError(LiifError, ValueError):
     """A file does not hold a picture that this package can read, or cannot be written."""
 
 
-def one_line(error: BaseException | Warning | str) -> str:
+def one_line(error: object) -> str:
     """What a library says of an error, on one line; the error's type where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__
 

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+NAME_MAX = 255  # bytes of a file's name on the usual file systems
+
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -68,8 +70,27 @@ def link_or_copy(source: Path, target: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def beside(target: Path, middle: str) -> Path:
+    """Return a hidden name beside `target`, which `middle` tells apart; it keeps the suffix and fits the file system.
+
+    middle: at most 22 characters, such as 16 hexadecimal digits and a word. A long stem is cut to make room for it.
+    """
+    return target.with_name(f".{short_stem(target)}.{middle}{target.suffix}")
+
+
+def short_stem(target: Path) -> str:
+    """Return the stem of `target`, cut where `beside` must cut it, and then with a digest of the whole stem."""
+    room = NAME_MAX - 24 - len(os.fsencode(target.suffix))
+    stem = os.fsencode(target.stem)
+    if len(stem) <= room:
+        return target.stem
+    mark = hashlib.sha256(stem).hexdigest()[:8]
+    cut = stem[: room - 9].decode("utf-8", "ignore")
+    return f"{cut}~{mark}"
+
+
 def _beside(target: Path) -> Path:
-    return target.with_name(f".{target.stem}.{secrets.token_hex(8)}.part{target.suffix}")
+    return beside(target, f"{secrets.token_hex(8)}.part")
 
 
 class Digest(NamedTuple):

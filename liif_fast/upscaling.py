@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from liif_fast.box import Box, Region
 from liif_fast.rendering import periodic
 from liif_fast.rendering.alpha import clamp_alpha, owner_pixels
+from liif_fast.rendering.consistency import ConsistentTarget
 from liif_fast.rendering.encoding import Pixels
-from liif_fast.rendering.options import Options, Progress
-from liif_fast.rendering.output import Output
+from liif_fast.rendering.options import PUBLISHED, Fidelity, Options, Progress
+from liif_fast.rendering.output import Output, Target
 from liif_fast.rendering.render import pieces
 from liif_fast.rendering.request import MAX_PIXELS, Request
 from liif_fast.rendering.source import open_model, open_picture
@@ -28,6 +29,7 @@ def upscale(
     height: int | None = None,
     roi: Sequence[int] | None = None,
     wrap: bool | str | None = None,
+    consistent: bool = False,
     model: nn.Module | str | os.PathLike[str] | None = None,
     backend: str = "auto",
     precision: str = "auto",
@@ -52,6 +54,8 @@ def upscale(
         wrap: the picture repeats along "x", "y" or both ("xy", True), as a texture does: opposite edges see each other,
             and results laid side by side have no seam. Sizes that share no factor with the picture's need a copy of it
             three times as long. Not for encoders that see the whole picture (RCAN).
+        consistent: the result keeps to the picture where the published code does not: its mean over each input pixel's
+            footprint is that pixel, flat areas stay flat, and a picture whose red, green and blue are equal stays gray.
         model: a module (normalised by its `data_norm`, by the published 0.5 and 0.5 if it has none), the path of a
             checkpoint, or None for the default model.
         backend: as for `liif_fast.query`.
@@ -70,7 +74,16 @@ def upscale(
     """
     options = Options(backend, precision, tile, memory, progress=progress)
     request = Request(scale, size, width, height, roi)
-    return prepare_output(image, request, options, model=model, wrap=wrap, max_pixels=max_pixels).whole(image)
+    output = prepare_output(
+        image,
+        request,
+        options,
+        model=model,
+        wrap=wrap,
+        max_pixels=max_pixels,
+        fidelity=Fidelity(consistent, keep_gray=consistent),
+    )
+    return output.whole(image)
 
 
 def prepare_output(
@@ -82,13 +95,16 @@ def prepare_output(
     wrap: bool | str | None = None,
     max_pixels: int | None = MAX_PIXELS,
     part: Box | None = None,
+    fidelity: Fidelity = PUBLISHED,
+    any_level: bool = False,
 ) -> Output:
     """What `upscale` makes of a picture, to be had in parts; the arguments and errors are those of `upscale`.
 
-    image: may also be a `liif_fast.image.FileArray`, without wrap. part: only these pixels of the result.
+    image: may also be a `liif_fast.image.FileArray`, without wrap. part: only these pixels of the result. any_level:
+    floating values may lie beyond [0, 1]; only for a consistent result.
     """
     network = open_model(model)
-    pixels = open_picture(image, network)
+    pixels = open_picture(image, network, any_level=any_level)
     shape = pixels.shape[-2], pixels.shape[-1]
     region = request.region(shape, max_pixels)
     if part is not None:
@@ -96,7 +112,10 @@ def prepare_output(
         region = region._replace(box=box)
     footprint = shape[0] / region.size[0], shape[1] / region.size[1]
     margin = periodic.margins(network, wrap, footprint)
-    return Output(network, pixels, RegularTarget(region, shape, margin), options)
+    target: Target = RegularTarget(region, shape, margin)
+    if fidelity.consistent:
+        target = ConsistentTarget(target, region, shape, margin)
+    return Output(network, pixels, target, options, fidelity)
 
 
 class RegularTarget:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,8 @@ from liif_fast.box import Region
 from liif_fast.errors import ImageError, UsageError
 from liif_fast.image import windows
 from liif_fast.rendering import periodic, request
-from liif_fast.rendering.options import Options, Progress
+from liif_fast.rendering.options import Fidelity, Options, Progress
+from liif_fast.rendering.output import Output
 from liif_fast.rendering.render import settle
 from liif_fast.rendering.request import Request
 from liif_fast.upscaling import prepare_output
@@ -32,6 +34,8 @@ class Settings(NamedTuple):
     request: the size and the part of each result. model: a checkpoint's path, None for the default model. device: None
     for a GPU where there is one. force: inputs and results may have any number of pixels. strip_metadata: results get
     no colour profile, EXIF data and resolution. compress: TIFF results get deflated tiles.
+    consistent: as in `upscale`; None for pictures of 16 bits or floating values only. keep_hidden_colour: colour under
+    an alpha of 0 is computed as any other. nodata, bands: as in `image.Reading`. page: counted from 1, None for all.
     backend, precision, tile, memory, wrap: as in `upscale`; but where 16-bit fixed point is the faster one on a CPU,
     "auto" takes it for pictures of 8 bits.
     """
@@ -47,6 +51,11 @@ class Settings(NamedTuple):
     force: bool = False
     strip_metadata: bool = False
     compress: bool = False
+    consistent: bool | None = None
+    keep_hidden_colour: bool = False
+    nodata: float | None = None
+    bands: tuple[int, ...] | None = None
+    page: int | None = None
 
     def check(self) -> None:
         """UsageError for an unknown backend or precision; whether a known one runs here is another question."""
@@ -65,6 +74,11 @@ class Settings(NamedTuple):
     def max_pixels(self) -> int | None:
         """Pixels that a result may have, None for any number."""
         return None if self.force else request.MAX_PIXELS
+
+    def reading(self) -> image.Reading:
+        """How a source is read, but for its pages."""
+        frame = None if self.page is None else self.page - 1
+        return image.Reading(self.force, frame, self.bands, self.nodata, self.consistent is not False)
 
     def region(self, size: tuple[int, int]) -> Region:
         """The part of the whole output that is asked for of a picture of (width, height)."""
@@ -94,6 +108,26 @@ class Task(NamedTuple):
     notes: tuple[str, ...] = ()
     streamed: bool = False
     part: Region | None = None
+
+
+def _is_shallow(picture: image.Picture) -> bool:
+    """Whether a picture, and its bands, have 8 bits."""
+    return picture.mode.partition("+")[0] in EIGHT_BIT_MODES
+
+
+def _shared(progress: Progress | None, count: int) -> Progress | None:
+    """The progress of several pictures of one size that are made one after another, as that of one."""
+    if progress is None or count == 1:
+        return progress
+    done = [0, 0]  # pixels of the pictures before, and of this one
+
+    def report(pixels: int, total: int) -> None:
+        if pixels < done[1]:
+            done[0], done[1] = done[0] + total, 0
+        done[1] = pixels
+        progress(min(done[0] + pixels, total * count), total * count)
+
+    return report
 
 
 class Made(NamedTuple):
@@ -146,20 +180,22 @@ class Converter:
 
         The three stages may run in threads of their own, each on another picture.
         """
-        if output.exists() and not overwrite:
+        if os.path.lexists(output) and not overwrite:
             raise ImageError(f"{output} exists already; pass --overwrite to replace it")
+        settings = self.settings
         # A picture that repeats is read whole, and so are most others.
-        found = None if self.settings.wrap else windows.open_lazily(source)
-        picture = image.read(source, trusted=self.settings.force) if found is None else found
-        if self.settings.strip_metadata:
+        whole = settings.wrap or settings.bands or settings.nodata is not None or settings.page
+        found = None if whole else windows.open_lazily(source)
+        picture = image.read(source, how=settings.reading()) if found is None else found
+        if settings.strip_metadata:
             picture = picture.stripped()
         fitting, notes = image.fitting(output, picture.mode), picture.notes
         if fitting != output:
             notes += (f"{output.name} could not keep the transparency; written to {fitting} instead",)
-        notes += image.lost(picture.icc, picture.exif, picture.dpi, image.format_of(fitting))
-        box = self.settings.region(picture.size).box
+        notes += image.lost(picture.icc, picture.exif, picture.dpi, image.format_of(fitting), picture.extras)
+        box = settings.region(picture.size).box
         image.check_fits(fitting, picture.mode, (box.width, box.height))
-        streamed = streaming.should_stream(fitting, picture, box, compress=self.settings.compress)
+        streamed = streaming.should_stream(fitting, picture, box, compress=settings.compress)
         return Task(fitting, picture, notes, streamed)
 
     def part(self, task: Task, part: Region, store: Path) -> Task:
@@ -178,7 +214,27 @@ class Converter:
     def compute(self, task: Task, progress: Progress | None = None) -> Made:
         """The second stage: the larger picture, in memory; or in its file, where that is written meanwhile."""
         settings, picture = self.settings, task.picture
-        output = prepare_output(
+        region = settings.region(picture.size)
+        if task.part is not None:
+            part = task.part.box
+            box = part._replace(top=region.box.top + part.top, left=region.box.left + part.left)
+            region = region._replace(box=box)
+        progress = _shared(progress, 1 + len(picture.bands))
+        output = self._output(picture, task, progress)
+        like = picture.resampled(region)
+        if task.streamed:
+            streaming.write(output, task.output, like, compress=settings.compress, part=task.part)
+            height, width = output.size if task.part is None else task.part.size
+            return Made(task.output, (width, height))
+        # What is kept of the old file is little; its pixels are not held while the new one is written.
+        bands = tuple(band._replace(image=self._output(band, task, progress).whole(band.image)) for band in like.bands)
+        result = like._replace(image=output.whole(picture.image), notes=(), bands=bands)
+        return Made(task.output, result.size, result)
+
+    def _output(self, picture: image.Picture, task: Task, progress: Progress | None) -> Output:
+        """What is made of a picture, or of one of its bands."""
+        settings, consistent = self.settings, self._is_consistent(picture)
+        return prepare_output(
             picture.image,
             settings.request,
             self._options(picture, progress),
@@ -186,20 +242,21 @@ class Converter:
             wrap=settings.wrap,
             max_pixels=settings.max_pixels,
             part=task.part and task.part.box,
+            fidelity=Fidelity(consistent, keep_gray=True, keep_hidden_colour=settings.keep_hidden_colour),
+            any_level=consistent,
         )
-        if task.streamed:
-            streaming.write(output, task.output, picture, compress=settings.compress, part=task.part)
-            height, width = output.size if task.part is None else task.part.size
-            return Made(task.output, (width, height))
-        # What is kept of the old file is little; its pixels are not held while the new one is written.
-        result = picture._replace(image=output.whole(picture.image), notes=())
-        return Made(task.output, result.size, result)
+
+    def _is_consistent(self, picture: image.Picture) -> bool:
+        """Whether the result is made consistent with the picture: where its values mean something, if not asked."""
+        if self.settings.consistent is not None:
+            return self.settings.consistent
+        return not _is_shallow(picture)
 
     def _options(self, picture: image.Picture, progress: Progress | None) -> Options:
         settings = self.settings
         # Only a name of a backend can be asked for, and the model may decode by itself.
         backend = self.backend if self.backend in backends.NAMES else "auto"
-        precision = self.precision if picture.mode in EIGHT_BIT_MODES else self._deep_precision
+        precision = self.precision if _is_shallow(picture) else self._deep_precision
         return Options(backend, precision, settings.tile, settings.memory, progress=progress)
 
     def write(self, made: Made) -> tuple[int, int]:

@@ -5,18 +5,26 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
 from liif_fast.batch.plan import MANIFEST_FOLDER
 from liif_fast.errors import UsageError
-from liif_fast.image import FORMATS
+from liif_fast.image import FORMATS, kinds
 
-# By their suffix the pictures of a folder are told from the rest; a file that is named is taken whatever it is called.
-SUFFIXES = frozenset(FORMATS) | {".gif", ".jfif", ".jp2", ".pgm", ".pnm", ".tga"}
+# Files of a folder with one of these suffixes are taken for pictures; others are if they begin like one.
+SUFFIXES = {suffix for suffix, form in FORMATS.items() if not form.module} | {
+    *(".apng", ".bw", ".dcx", ".dds", ".dib", ".gif", ".icns", ".ico", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe"),
+    *(".jpf", ".jpx", ".mpo", ".pbm", ".pcx", ".pfm", ".pgm", ".pnm", ".psd", ".qoi", ".sgi", ".tga", ".xbm", ".xpm"),
+}
+# What begins like a picture and is none yet, or no more.
+_UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".tmp", ".bak", ".old", ".orig")
 _MAGIC = re.compile(r"[*?[]")
+
+Note = Callable[[str], None]
 
 
 class Found(NamedTuple):
@@ -31,27 +39,34 @@ class Found(NamedTuple):
     folder: Path | None = None
 
 
-def find(names: Sequence[str], recursive: bool = False, leave_out: Path | None = None) -> list[Found]:
+def find(
+    names: Sequence[str], recursive: bool = False, leave_out: Path | None = None, note: Note = lambda text: None
+) -> list[Found]:
     """Return the files that the names stand for, in order, each once.
 
     A folder stands for the pictures in it, with recursive also for those in its whole tree; a name with `*`, `?` or
     `[` for the files that match (`**` for any folders), unless there is a file of that very name. In a tree, hidden
     files and folders are left out, links to folders are not followed, and folders of results (leave_out, and those
-    with a manifest) are skipped.
+    with a manifest) are skipped. A picture is known by its suffix or by its first bytes.
 
-    Raises UsageError for a pattern that nothing matches, a folder that cannot be read, and when all names are folders
-    without a picture (among other names such a folder stands for itself, to be reported with the failures).
+    note: called with a sentence on the files of a folder that are no pictures, and on folders that cannot be read.
+
+    Raises UsageError for an empty name, a pattern that nothing matches, a named folder that cannot be read, and when
+    all names are folders without a picture (among other names such a folder stands for itself, to be reported with the
+    failures).
     """
     found: dict[str, Found] = {}
     nothing: list[str] = []
     for name in names:
+        if not name:
+            raise UsageError("expected the name of a picture, got an empty one; is a variable unset?")
         path = Path(name)
-        if path.is_dir() and not _is_zarr(name):
-            own = list(_tree(path, recursive, leave_out))
+        if os.path.isdir(path) and not _is_zarr(name):
+            own = list(_tree(path, recursive, leave_out, note))
             if not own:
                 nothing.append(name)
                 own = [Found(path, Path(path.name))]
-        elif _MAGIC.search(name) and not path.exists():
+        elif _MAGIC.search(name) and not os.path.lexists(path):
             own = list(_matches(name, leave_out))
         else:
             own = [Found(path, Path(path.name))]
@@ -63,27 +78,44 @@ def find(names: Sequence[str], recursive: bool = False, leave_out: Path | None =
     return list(found.values())
 
 
-def _tree(root: Path, recursive: bool, leave_out: Path | None) -> Iterator[Found]:
+def _tree(root: Path, recursive: bool, leave_out: Path | None, note: Note) -> Iterator[Found]:
     def refuse(error: OSError) -> None:
-        raise UsageError(f"{error.filename}: the folder cannot be read: {error.strerror}") from error
+        if Path(error.filename) == root:
+            raise UsageError(f"{root}: the folder cannot be read: {error.strerror}") from error
+        note(f"{error.filename}: folder passed over: {error.strerror}")
 
+    passed_over: list[Path] = []
     for folder, folders, files in os.walk(root, onerror=refuse):
         arrays = [name for name in folders if _is_zarr(name)]
         folders[:] = sorted(name for name in folders if _shown(name) and not _is_zarr(name)) if recursive else []
         folders[:] = [name for name in folders if not _has_results(Path(folder, name), leave_out)]
         for name in sorted(files + arrays):
-            if _shown(name) and _is_picture(name):
-                path = Path(folder, name)
+            path = Path(folder, name)
+            if _shown(name) and _is_picture(path):
                 yield Found(path, path.relative_to(root), root)
+            elif _shown(name):
+                passed_over.append(path)
+    if passed_over:
+        note(f"{root}: {_listed(passed_over)}")
+
+
+def _listed(passed_over: Sequence[Path]) -> str:
+    """Say how many files of which suffix were passed over, and how those that an extra reads can be had."""
+    counts = Counter(path.suffix.lower() or "no suffix" for path in passed_over)
+    text = ", ".join(f"{suffix} {count}" for suffix, count in sorted(counts.items()))
+    what = "1 file" if len(passed_over) == 1 else f"{len(passed_over)} files"
+    reasons = {kind.reason for path in passed_over if (kind := kinds.kind_of_file(path)) and kind.extra}
+    return "; ".join([f"{what} passed over: {text}", *sorted(reasons)])
 
 
 def _matches(pattern: str, leave_out: Path | None) -> Iterator[Found]:
     parts = Path(pattern).parts
     fixed = Path(*takewhile(lambda part: not _MAGIC.search(part), parts))
     # `*.jpg` names a kind of file; `*` does not, and means the pictures.
-    accepts = _shown if re.search(r"\.\w+$", pattern) else _is_picture
+    named_kind = re.search(r"\.\w+$", pattern) is not None
     paths = sorted(Path(match) for match in glob.glob(pattern, recursive=True))
-    chosen = [path for path in paths if (path.is_file() or _is_zarr(path.name)) and accepts(path.name)]
+    chosen = [path for path in paths if (os.path.isfile(path) or _is_zarr(path.name)) and _shown(path.name)]
+    chosen = [path for path in chosen if named_kind or _is_picture(path)]
     chosen = [path for path in chosen if not any(_has_results(above, leave_out) for above in _below(fixed, path))]
     if not chosen:
         raise UsageError(f"{pattern}: expected a picture's name or a pattern, got one that no picture matches")
@@ -100,14 +132,20 @@ def _shown(name: str) -> bool:
 
 
 def _is_zarr(name: str) -> bool:
-    """Whether a folder of this name is one picture."""
+    """Say whether a folder of this name is one picture."""
     return Path(name).suffix.lower() == ".zarr"
 
 
-def _is_picture(name: str) -> bool:
-    return Path(name).suffix.lower() in SUFFIXES
+def _is_picture(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES:
+        return True
+    return suffix not in _UNFINISHED and not path.name.endswith("~") and os.path.isfile(path) and kinds.is_picture(path)
 
 
 def _has_results(folder: Path, leave_out: Path | None) -> bool:
-    same = leave_out is not None and leave_out.exists() and folder.samefile(leave_out)
-    return same or (folder / MANIFEST_FOLDER).exists()
+    try:
+        same = leave_out is not None and os.path.samefile(folder, leave_out)
+    except OSError:
+        same = False
+    return same or os.path.exists(folder / MANIFEST_FOLDER)

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from liif_fast import files
 from liif_fast.batch.plan import MANIFEST_FOLDER, Item
 from liif_fast.errors import LiifError
 from liif_fast.files import Digest, digest
@@ -97,11 +98,13 @@ class Manifest:
     def store(self, item: Item, source: Digest | None) -> Path:
         """Return the folder in which all processes make the parts of this result, from this source and settings."""
         key = hashlib.sha256(json.dumps([self.settings, source]).encode()).hexdigest()[:16]
-        return item.output.with_name(f".{item.output.stem}.{key}.boxes{item.output.suffix}")
+        return files.beside(item.output, f"{key}.boxes")
 
     def stores(self, output: Path) -> list[Path]:
         """Return all existing `store` folders of an output, also those of other settings and of an earlier source."""
-        return list(output.parent.glob(f".{glob.escape(output.stem)}.{HEX}.boxes{glob.escape(output.suffix)}"))
+        return list(
+            output.parent.glob(f".{glob.escape(files.short_stem(output))}.{HEX}.boxes{glob.escape(output.suffix)}")
+        )
 
     def attempts(self, item: Item) -> int:
         """Return how often this run began the item without finishing it."""
@@ -220,7 +223,7 @@ class Manifest:
         for name in begun[True] - begun[False]:
             target = self.folder / name
             # As `files.replacing` names them.
-            for leftover in target.parent.glob(f".{glob.escape(target.stem)}.{HEX}.part.*"):
+            for leftover in target.parent.glob(f".{glob.escape(files.short_stem(target))}.{HEX}.part.*"):
                 if leftover.is_dir():  # a zarr
                     shutil.rmtree(leftover, ignore_errors=True)
                 else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import traceback
@@ -119,13 +120,14 @@ class Runner:
     def _read(self, item: Item) -> _Work:
         work = _Work(Outcome(item, backend=self.convert.backend, precision=self.convert.precision))
         with self._reading, _stage(work):
+            _check_target(item.output)
             overwrite = self.overwrite
             if self.manifest is not None:
                 work.source = _digest(item.source)
                 if self._complete(work):
                     return work
                 overwrite = overwrite or self.manifest.was_begun(item)
-                if item.output.exists() and not overwrite:
+                if os.path.lexists(item.output) and not overwrite:
                     raise ImageError(
                         f"{item.output} exists already; pass --resume to go on with an earlier run, or --overwrite to "
                         "replace it"
@@ -208,6 +210,9 @@ def _stage(work: _Work) -> Iterator[None]:
     except LiifError as error:
         text = str(error)
         outcome.error = text if text.startswith(f"{outcome.item.source}:") else f"{outcome.item.source}: {text}"
+    except OSError as error:
+        where = "" if error.filename is None else f"{error.filename}: "
+        outcome.error = f"{outcome.item.source}: {where}{error.strerror or error}"
     except Exception as error:
         outcome.defect = traceback.format_exc()
         outcome.error = f"{outcome.item.source}: unexpected {type(error).__name__}: {error}; please report it"
@@ -215,6 +220,18 @@ def _stage(work: _Work) -> Iterator[None]:
         outcome.seconds += time.perf_counter() - started
     if outcome.error is not None:
         work.stage = None
+
+
+def _check_target(output: Path) -> None:
+    """ImageError where a result of this name cannot be written, before the work of making it."""
+    length = len(os.fsencode(output.name))
+    if length > files.NAME_MAX:
+        raise ImageError(
+            f"expected a name of at most {files.NAME_MAX} bytes for the result, got {length}; name it with -o"
+        )
+    folder = output.parent
+    if os.path.isdir(folder) and not os.access(folder, os.W_OK | os.X_OK):
+        raise ImageError(f"no permission to write into {folder}; choose another folder with -o")
 
 
 def _digest(path: Path) -> files.Digest | None:

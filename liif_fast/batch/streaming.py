@@ -22,11 +22,11 @@ from PIL import Image
 from torch import Tensor
 
 from liif_fast.box import Box, Region
-from liif_fast.errors import ImageError, LiifError
+from liif_fast.errors import ImageError, LiifError, one_line
 from liif_fast.files import replacing
-from liif_fast.image import FileArray, Picture, metadata, tiff
+from liif_fast.image import FileArray, Picture, tiff
 from liif_fast.image.formats import extra
-from liif_fast.image.picture import restored
+from liif_fast.image.writing import options_for
 from liif_fast.rendering.options import Held
 from liif_fast.rendering.output import Output
 
@@ -49,6 +49,8 @@ def should_stream(path: Path, picture: Picture, box: Box, *, compress: bool) -> 
     suffix = path.suffix.lower()
     if suffix == ".zarr" or (suffix in TIFF and (compress or isinstance(picture.image, FileArray))):
         return True
+    if picture.bands:
+        return False
     large = box.pixels * _pixel_bytes(picture) >= STREAMED_FROM
     return suffix in TIFF and large and find_spec("tifffile") is not None
 
@@ -79,7 +81,7 @@ def write(
     parts = output.parts(Held(row_bytes, BANDS * TILE))
     if part is None:
         check_replaceable(path)
-    ready = (restored(band, like.span if like else None) for band in bands(parts, output.size, TILE))
+    ready = _restored(bands(parts, output.size, TILE), like)
 
     def save(target: Path, ready: Bands) -> None:
         if path.suffix.lower() == ".zarr":
@@ -93,9 +95,17 @@ def write(
             _write_behind(ready, lambda ready: save(target, ready))
     except _Failed as failed:
         error = failed.__cause__
-        raise ImageError(f"{path}: cannot be written: {' '.join(str(error).split())}") from error
+        raise ImageError(f"{path}: cannot be written: {one_line(error)}") from error
     except OSError as error:
         raise ImageError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _restored(made: Bands, like: Picture | None) -> Bands:
+    """Bring levels back into the values of the source's file."""
+    top = 0
+    for band in made:
+        yield band if like is None or like.values is None else like.values.restore(band, top)
+        top += len(band)
 
 
 def check_replaceable(path: Path) -> None:
@@ -207,7 +217,7 @@ def _write_tiff(path: Path, ready: Bands, size: Sequence[int], like: Picture | N
     if channels in (2, 4):
         options |= {"extrasamples": ["unassalpha"], "planarconfig": "contig"}
     if compress:
-        options |= {"compression": "zlib", "predictor": first.dtype.kind == "u"}
+        options |= {"compression": "zlib", "predictor": first.dtype.kind in "iu"}
     tiles = -(-size[0] // TILE) * -(-size[1] // TILE)
     big = tiles * TILE**2 * channels * first.itemsize > tiff.CLASSIC
     with tifffile.TiffWriter(path, bigtiff=big) as file:
@@ -222,7 +232,7 @@ def _write_tiff(path: Path, ready: Bands, size: Sequence[int], like: Picture | N
             buffersize=TILE * first.nbytes // first.shape[0],
             **options,
         )
-    tiff.label(path, {} if like is None else metadata.options(like.icc, like.exif, like.dpi, (size[1], size[0])))
+    tiff.label(path, {} if like is None else options_for(like, (size[1], size[0])))
 
 
 def _tiles(ready: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import codecs
+import io
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,6 +18,7 @@ from liif_fast import __version__
 COMMANDS = ("upscale", "info", "train", "evaluate", "tune")
 USAGE = 2
 INTERRUPTED = 130
+_ESCAPED = "liif_fast.escaped"
 
 
 class Parser(argparse.ArgumentParser):
@@ -41,9 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = build_parser(argv[0] if argv else None).parse_args(argv)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else USAGE
-    with _terminable():
+    with _streams(), _terminable():
         try:
             code: int = args.run(args)
+            if sys.stdout is not None:
+                sys.stdout.flush()
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             _forget_interrupt()
@@ -52,7 +58,48 @@ def main(argv: Sequence[str] | None = None) -> int:
             # The reader of the output has gone: print nothing more, not even when Python flushes at exit.
             sys.stdout = None
             return 1
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            print(f"liif-fast: the output cannot be written: {error.strerror or error}", file=sys.stderr)
+            sys.stdout = None
+            return 1
     return code
+
+
+@contextmanager
+def _streams() -> Iterator[None]:
+    """Make the standard streams take any text: also names beyond their encoding, also where a stream is closed."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # Otherwise a picture's file would get the number, and with it what libraries print on that stream.
+            os.open(os.devnull, os.O_RDWR)
+    codecs.register_error(_ESCAPED, _escaped)
+    before = sys.stdout, sys.stderr
+    changed = [(stream, stream.errors) for stream in before if isinstance(stream, io.TextIOWrapper)]
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        for stream, _ in changed:
+            stream.reconfigure(errors=_ESCAPED)
+        if sys.stderr is None:
+            sys.stderr = nowhere
+        try:
+            yield
+        finally:
+            for stream, errors in changed:
+                if not stream.closed:
+                    stream.reconfigure(errors=errors)
+            if sys.stderr is nowhere:
+                sys.stderr = before[1]
+
+
+def _escaped(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Encode what a stream's encoding lacks: undecodable bytes of a name as they are, other letters escaped."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
 
 
 def _forget_interrupt() -> None:

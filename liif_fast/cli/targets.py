@@ -6,27 +6,35 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from liif_fast.batch.inputs import Found, find
+from liif_fast.batch.inputs import Found, Note, find
 from liif_fast.batch.plan import Item
 from liif_fast.errors import ImageError, UsageError
-from liif_fast.image import FORMATS, format_of
+from liif_fast.files import NAME_MAX
+from liif_fast.image import FORMATS, format_of, suffix_of
 
 
 def plan(
-    inputs: Sequence[str], out: str | None, label: str, recursive: bool = False, suffix: str | None = None
+    inputs: Sequence[str],
+    out: str | None,
+    label: str,
+    recursive: bool = False,
+    suffix: str | None = None,
+    note: Note = lambda text: None,
 ) -> tuple[list[Item], Path | None]:
     """Return an item for each picture of the inputs, in order, and OUT where it is a folder (made if it is missing).
 
     inputs, recursive: as in `liif_fast.batch.inputs.find`. out: a file (for one picture), a folder (existing, or
     ending in /, or for several pictures or a folder of them), or None to write beside each input. Pictures found in a
     folder keep their place below OUT. label: what follows the name of the input, such as "x3.7". suffix: that of the
-    names made here, None for that of the input.
+    names made here, None for that of the input. note: as in `find`.
 
     Raises UsageError: nothing found, a suffix that cannot be written, no such folder, two results of one name, or a
     result that would replace an input.
     """
+    if out == "":
+        raise UsageError("-o: expected a name, got an empty one; is a variable unset?")
     target = None if out is None else Path(out)
-    found = find(inputs, recursive, leave_out=target)
+    found = find(inputs, recursive, leave_out=target, note=note)
     _check_apart(found, target)
     folder = None
     if target is None:
@@ -45,9 +53,13 @@ def plan(
 
 
 def default_name(source: Path, label: str, suffix: str | None = None) -> str:
-    """Return `photo_x3.7.jpg` for `photo.jpg`; the suffix given, or .png where that of the source cannot be written."""
+    """Return `photo_x3.7.jpg` for `photo.jpg`, or with the suffix given.
+
+    Where that of the source is not one of a format that can be written, the file's content decides.
+    """
     if suffix is None:
-        suffix = source.suffix if source.suffix.lower() in FORMATS else ".png"
+        own = source.suffix.lower()
+        suffix = source.suffix if own in FORMATS and own != ".gif" else suffix_of(source)
     return f"{source.stem}_{label}{suffix}"
 
 
@@ -55,7 +67,7 @@ def _check_apart(found: Sequence[Found], target: Path | None) -> None:
     for one in found:
         if one.folder is not None and target is None:
             raise UsageError(f"-o: expected a folder for the results of what {one.folder} holds, got none")
-        if one.folder is not None and target is not None and target.exists() and target.samefile(one.folder):
+        if one.folder is not None and target is not None and _is_same(target, one.folder):
             raise UsageError(
                 f"-o: expected another folder than {one.folder}: the next run would take results for pictures"
             )
@@ -63,13 +75,20 @@ def _check_apart(found: Sequence[Found], target: Path | None) -> None:
 
 def _is_folder(out: str, found: Sequence[Found]) -> bool:
     # A zarr is a folder and yet one result.
-    if (Path(out).is_dir() and Path(out).suffix.lower() != ".zarr") or out.endswith(("/", os.sep)):
+    if (os.path.isdir(out) and Path(out).suffix.lower() != ".zarr") or out.endswith(("/", os.sep)):
         return True
     if len(found) == 1 and found[0].folder is None:
         return False
-    if Path(out).exists() or Path(out).suffix.lower() in FORMATS:
+    if os.path.exists(out) or Path(out).suffix.lower() in FORMATS:
         raise UsageError(f"-o: expected a folder for {_count(found)}, got the file name {out}")
     return True
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
 
 
 def _count(found: Sequence[Found]) -> str:
@@ -89,7 +108,9 @@ def _file(path: Path) -> Path:
         format_of(path)
     except ImageError as error:
         raise UsageError(f"-o: {error}; the name of a folder ends in /") from error
-    if not path.parent.is_dir():
+    if len(os.fsencode(path.name)) > NAME_MAX:
+        raise UsageError(f"-o: expected a name of at most {NAME_MAX} bytes, got {len(os.fsencode(path.name))}")
+    if not os.path.isdir(path.parent):
         raise UsageError(f"-o: expected an existing folder, got {path.parent}; make it first")
     _writable(path.parent)
     return path

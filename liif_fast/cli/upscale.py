@@ -10,7 +10,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from liif_fast.cli.upscale_arguments import address, checked, cores, number, resolution, roi, shard, size, suffix, wrap
+from liif_fast.cli.upscale_arguments import (
+    address,
+    bands,
+    checked,
+    cores,
+    number,
+    page,
+    resolution,
+    roi,
+    shard,
+    size,
+    suffix,
+    wrap,
+)
 from liif_fast.errors import LiifError, UsageError
 from liif_fast.rendering import request
 from liif_fast.rendering.request import Request
@@ -79,6 +92,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="x|y|xy",
         help="the picture repeats like a texture along both axes, or along the one named; copies join without a seam",
     )
+    _add_fidelity(parser)
     parser.add_argument("--force", action="store_true", help="allow inputs and results of any number of pixels")
     parser.add_argument(
         "--compress", action="store_true", help="compress TIFF results by deflate (needs the extra `large`)"
@@ -91,6 +105,31 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--json", action="store_true", help="print one JSON object for each picture")
     parser.set_defaults(run=run)
     return parser
+
+
+def _add_fidelity(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("values, bands and pages")
+    group.add_argument(
+        "--consistent",
+        action=argparse.BooleanOptionalAction,
+        help="make the mean of the result over each input pixel equal that pixel, flat areas exactly (default: for "
+        "pictures of 16 bits or floating values only)",
+    )
+    group.add_argument(
+        "--keep-hidden-colour",
+        action="store_true",
+        help="upscale colour under an alpha of 0 as it is, for textures (default: fill it from its surroundings)",
+    )
+    group.add_argument(
+        "--nodata",
+        type=float,
+        metavar="VALUE",
+        help="the value of pixels without data, such as -9999 or nan (default: what a GeoTIFF says)",
+    )
+    group.add_argument(
+        "--bands", type=checked(bands), metavar="1,4,2", help="only these bands of a TIFF, in this order"
+    )
+    group.add_argument("--page", type=number(page, int), metavar="N", help="only this page of a stack or an animation")
 
 
 def _add_batch(parser: argparse.ArgumentParser) -> None:
@@ -160,7 +199,9 @@ def run_files(args: argparse.Namespace, names: Sequence[str], report: Reporter) 
         asked = _request(args)
         from liif_fast.cli import targets
 
-        items, folder = targets.plan(names, args.output, _label(asked), args.recursive, args.format)
+        notes: list[str] = []
+
+        items, folder = targets.plan(names, args.output, _label(asked), args.recursive, args.format, notes.append)
         if folder is None and (args.resume or args.shard or args.ray is not None):
             raise UsageError(
                 "-o: expected a folder, which keeps a manifest of what is complete, for --resume, --shard and --ray"
@@ -172,6 +213,8 @@ def run_files(args: argparse.Namespace, names: Sequence[str], report: Reporter) 
             items = boxes.divide(items, settings)
         if args.shard is not None:
             items = _share(args, items, report)
+        for text in notes:
+            report.note(text)
         _make(args, settings, items, folder, report)
     except LiifError as error:
         report.refuse(error)
@@ -215,8 +258,7 @@ def _share(args: argparse.Namespace, items: list[Item], report: Reporter) -> lis
 def _settings(args: argparse.Namespace, asked: Request) -> Settings:
     from liif_fast.batch.conversion import Settings
 
-    names = ("model", "backend", "precision", "device", "tile", "memory", "wrap", "force", "strip_metadata", "compress")
-    settings = Settings(asked, **{name: getattr(args, name) for name in names})
+    settings = Settings(asked, **{name: getattr(args, name) for name in Settings._fields if name != "request"})
     if args.shard is not None and args.device is None:
         settings = settings._replace(device=args.shard.device())
     return settings

@@ -73,6 +73,20 @@ def roi(text: str) -> tuple[int, int, int, int]:
     return int(found[1]), int(found[2]), int(found[3]), int(found[4])
 
 
+def bands(text: str) -> tuple[int, ...]:
+    """Parse numbers of bands, counted from 1, separated by commas."""
+    if not re.fullmatch(r"[1-9]\d{0,4}(,[1-9]\d{0,4})*", text.strip()):
+        raise UsageError(f"expected numbers of bands from 1, such as 4,3,2, got {text!r}")
+    return tuple(int(number) for number in text.split(","))
+
+
+def page(value: Any) -> int:
+    """Check the number of a page, counted from 1."""
+    if value < 1:
+        raise UsageError(f"expected the number of a page, from 1, got {value}")
+    return int(value)
+
+
 def wrap(text: str) -> str:
     """Check the axes along which a picture repeats."""
     if text not in ("x", "y", "xy"):

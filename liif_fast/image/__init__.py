@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from liif_fast.image import kinds
 from liif_fast.image.formats import FORMATS, Format, check_fits, fitting, format_of, suffix_of
 from liif_fast.image.header import stated_size
 from liif_fast.image.metadata import lost
 from liif_fast.image.picture import FileArray, Picture, mode_of, plain, size_of
-from liif_fast.image.reading import read
+from liif_fast.image.reading import Reading, read
 from liif_fast.image.writing import write
 
 __all__ = [
@@ -14,9 +15,11 @@ __all__ = [
     "FileArray",
     "Format",
     "Picture",
+    "Reading",
     "check_fits",
     "fitting",
     "format_of",
+    "kinds",
     "lost",
     "mode_of",
     "plain",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,9 @@ PathLike = str | os.PathLike[str]
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N")  # Pillow's 16-bit gray
 # What Pillow has no mode for is an array of uint16 or floating values: the modes of these, by the number of channels.
 DEEP_ARRAYS = {1: "I;16", 2: "LA;16", 3: "RGB;16", 4: "RGBA;16"}
+SHALLOW_ARRAYS = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 FLOAT_ARRAYS = {1: "L;F", 2: "LA;F", 3: "RGB;F", 4: "RGBA;F"}
+_COMMON = ("colour profile", "EXIF data", "resolution")
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -27,40 +30,112 @@ class Format(NamedTuple):
     name: str
     alpha: bool = False
     deep: bool = False  # 16 bits a channel
-    floating: bool = False
+    any_type: bool = False  # floating-point values, signed integers and those of 32 bits; any number of bands
     most: int = 2**31 - 1  # pixels on a side
-    keeps: tuple[str, ...] = ("colour profile", "EXIF data", "resolution")  # beside the pixels
+    keeps: tuple[str, ...] = _COMMON  # beside the pixels
     exif: int = 2**31 - 1  # bytes of EXIF data
     dpi_in_exif: bool = False  # it has no other place for the resolution
     options: tuple[tuple[str, Any], ...] = ()
-    needs: str = ""  # Pillow feature
+    lossless: tuple[tuple[str, Any], ...] = ()  # in place of `options` where the source loses nothing
+    needs: str = ""  # Pillow's feature
+    extra: str = ""  # of this package, and the module behind it
+    module: str = ""
+    moving: bool = False  # it holds animations
+
+    def missing(self) -> bool:
+        """Whether it cannot be written here."""
+        if self.module:
+            return find_spec(self.module) is None
+        return bool(self.needs) and not features.check(self.needs)
 
 
-_JPEG = Format("JPEG", most=65_500, exif=65_533, options=(("quality", 95), ("subsampling", 0)))
+_JPEG = Format(
+    "JPEG",
+    most=65_500,
+    exif=65_533,
+    keeps=(*_COMMON, "XMP data", "IPTC data", "comment"),
+    options=(("quality", 95), ("subsampling", 0)),
+)
 # Runs only, at zlib's fastest level: a quarter of the time of level 6 and photographs up to 7 % larger.
-_PNG = Format("PNG", alpha=True, deep=True, options=(("compress_level", 1), ("compress_type", zlib.Z_RLE)))
-_TIFF = Format("TIFF", alpha=True, deep=True, floating=True)
+_PNG = Format(
+    "PNG",
+    alpha=True,
+    deep=True,
+    keeps=(*_COMMON, "XMP data", "comment", "texts", "gamma and chromaticities", "colour coding"),
+    options=(("compress_level", 1), ("compress_type", zlib.Z_RLE)),
+    moving=True,
+)
+_TIFF = Format(
+    "TIFF", alpha=True, deep=True, any_type=True, keeps=(*_COMMON, "XMP data", "IPTC data", "place on the ground")
+)
+_JPEG2000 = Format("JPEG2000", alpha=True, keeps=("colour profile",), needs="jpg_2000")
 FORMATS = {
     ".png": _PNG,
     ".jpg": _JPEG,
     ".jpeg": _JPEG,
-    ".webp": Format("WEBP", alpha=True, most=16_383, options=(("quality", 95),), needs="webp", dpi_in_exif=True),
+    ".webp": Format(
+        "WEBP",
+        alpha=True,
+        most=16_383,
+        keeps=(*_COMMON, "XMP data"),
+        options=(("quality", 95),),
+        lossless=(("lossless", True), ("exact", True)),
+        needs="webp",
+        dpi_in_exif=True,
+        moving=True,
+    ),
     ".tif": _TIFF,
     ".tiff": _TIFF,
-    ".avif": Format("AVIF", alpha=True, most=65_536, options=(("quality", 90),), needs="avif", dpi_in_exif=True),
+    ".avif": Format(
+        "AVIF",
+        alpha=True,
+        most=65_536,
+        keeps=(*_COMMON, "XMP data", "colour coding"),
+        options=(("quality", 90),),
+        needs="avif",
+        dpi_in_exif=True,
+        moving=True,
+    ),
+    ".jp2": _JPEG2000,
+    ".j2k": _JPEG2000._replace(keeps=()),
+    ".jxl": Format(
+        "JXL",
+        alpha=True,
+        keeps=(*_COMMON, "XMP data"),
+        options=(("quality", 95),),
+        extra="jxl",
+        module="pillow_jxl",
+        dpi_in_exif=True,
+    ),
+    ".heic": Format(
+        "HEIF",
+        alpha=True,
+        most=16_383,
+        keeps=(*_COMMON, "XMP data"),
+        options=(("quality", 90),),
+        extra="heif",
+        module="pillow_heif",
+        dpi_in_exif=True,
+    ),
+    ".gif": Format("GIF", alpha=True, most=65_535, keeps=("comment",), moving=True),
+    ".apng": _PNG,
     ".bmp": Format("BMP", keeps=("resolution",)),
     ".ppm": Format("PPM", keeps=()),
     # Written by `liif_fast.batch.streaming`.
-    ".zarr": Format("zarr", alpha=True, deep=True, floating=True, keeps=("colour profile",)),
+    ".zarr": Format("zarr", alpha=True, deep=True, any_type=True, keeps=("colour profile",)),
 }
 # Phones call a JPEG with a second picture behind it so.
 _VARIANTS = {"MPO": "JPEG"}
 
 
 def format_of(path: PathLike) -> Format:
-    """How a file of this name is written, or ImageError for a suffix that cannot be."""
+    """Return how a file of this name is written; ImageError for a suffix that cannot be."""
     suffix = Path(path).suffix.lower()
-    known = [name for name, form in FORMATS.items() if not form.needs or features.check(form.needs)]
+    known = [name for name, form in FORMATS.items() if not form.missing()]
+    form = FORMATS.get(suffix)
+    if form is not None and form.module and form.missing():
+        package = form.module.replace("_", "-")
+        raise ImageError(f"{path}: writing {form.name} needs {package}: pip install 'liif_fast[{form.extra}]'")
     if suffix not in known:
         raise ImageError(
             f"{path}: expected a name that ends in one of {', '.join(known)}, got {suffix or 'no suffix'!r}"
@@ -69,13 +144,18 @@ def format_of(path: PathLike) -> Format:
 
 
 def suffix_of(path: PathLike) -> str:
-    """The suffix for a result in the format of the picture in this file; .png where that cannot be written."""
-    with open(path, "rb") as stream:
-        if stream.read(4) in TIFF_STARTS:
-            return ".tif"
+    """Return the suffix for a result in the format of the picture in this file; .png where that cannot be written.
+
+    A GIF that does not move becomes .png, which keeps all colours.
+    """
     try:
+        with open(path, "rb") as stream:
+            if stream.read(4) in TIFF_STARTS:
+                return ".tif"
         with Image.open(path) as opened:
             name = _VARIANTS.get(str(opened.format), opened.format)
+            if name == "GIF" and not getattr(opened, "is_animated", False):
+                return ".png"
     # As in `read`, which will say what is wrong.
     except Exception:
         return ".png"
@@ -83,14 +163,14 @@ def suffix_of(path: PathLike) -> str:
 
 
 def fitting(path: PathLike, mode: str) -> Path:
-    """The path, or one beside it that ends in .png (.tif) where its format would lose a picture's transparency.
+    """Return the path, or one beside it that ends in .png (.tif) where its format would lose the transparency.
 
     Raises ImageError where that other file exists: nobody asked to replace it.
     """
     path, form = Path(path), format_of(path)
     if form.alpha or not _has_alpha(mode):
         return path
-    other = path.with_suffix(".tif" if mode in FLOAT_ARRAYS.values() else ".png")
+    other = path.with_suffix(".tif" if _kind(mode) in ("F", "I", "bands") else ".png")
     if other.exists():
         raise ImageError(
             f"{path}: {form.name} cannot keep the picture's transparency, and {other} exists already; "
@@ -105,10 +185,11 @@ def check_fits(path: PathLike, mode: str, size: tuple[int, int]) -> None:
     lost, better = "", ".png or .tif"
     if _has_alpha(mode) and not form.alpha:
         lost = "transparency"
-    if (mode in DEEP_MODES or mode in DEEP_ARRAYS.values()) and not form.deep:
+    kind = _kind(mode)
+    if kind == "16" and not form.deep:
         lost = "16 bits"
-    if mode in FLOAT_ARRAYS.values() and not form.floating:
-        lost, better = "floating-point values", ".tif"
+    if kind in _TIFF_ONLY and not form.any_type:
+        lost, better = _TIFF_ONLY[kind], ".tif"
     if lost:
         raise ImageError(f"{path}: {form.name} cannot keep the picture's {lost}; write {better}")
     if max(size) > form.most:
@@ -121,12 +202,22 @@ def check_fits(path: PathLike, mode: str, size: tuple[int, int]) -> None:
 
 
 def extra(module: str, what: str, name: str = "formats") -> Any:
-    """A module of the extra of this name, or ImageError that says how to have it."""
+    """Return a module of the extra of this name; ImageError says how to have it where it is missing."""
     try:
         return import_module(module)
     except ImportError:
         raise ImageError(f"{what} needs {module}: pip install 'liif_fast[{name}]'") from None
 
 
+_TIFF_ONLY = {"F": "floating-point values", "I": "signed or 32-bit integers", "bands": "bands"}
+
+
+def _kind(mode: str) -> str:
+    """Return what a mode asks of a format: "" for 8 bits, "16", "F" (floating), "I" (other integers), "bands"."""
+    if "+" in mode:
+        return "bands"
+    return "16" if mode in DEEP_MODES else mode.partition(";")[2]
+
+
 def _has_alpha(mode: str) -> bool:
-    return mode.partition(";")[0] in ("LA", "RGBA")
+    return mode.partition("+")[0].partition(";")[0] in ("LA", "RGBA")

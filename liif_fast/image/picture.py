@@ -6,13 +6,14 @@ import io
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from liif_fast.errors import ImageError
-from liif_fast.image.formats import DEEP_ARRAYS, DEEP_MODES, FLOAT_ARRAYS
-
-Pixels = NDArray[Any]  # [H, W] or [H, W, C]
+from liif_fast.box import Region
+from liif_fast.errors import ImageError, one_line
+from liif_fast.image.extras import Extras
+from liif_fast.image.formats import DEEP_ARRAYS, DEEP_MODES, FLOAT_ARRAYS, SHALLOW_ARRAYS
+from liif_fast.image.geotiff import Resampling
+from liif_fast.image.values import Pixels, Values
 
 
 class FileArray:
@@ -32,7 +33,7 @@ class FileArray:
             return np.ascontiguousarray(self._array[window], self.dtype)
         # Decoders answer damaged files with errors of any type.
         except Exception as error:
-            raise ImageError(f"expected a picture, got a damaged file ({' '.join(str(error).split())})") from error
+            raise ImageError(f"expected a picture, got a damaged file ({one_line(error)})") from error
 
 
 class Picture(NamedTuple):
@@ -42,7 +43,9 @@ class Picture(NamedTuple):
         with C 2 (gray, alpha), 3 or 4 (RGB, alpha): uint16, or floating in [0, 1]. Or a `FileArray`, gray or RGB.
     icc, exif, dpi: as the file had them (exif without orientation and layout), None where it had none.
     notes: what was changed in reading, one sentence each.
-    span: for floating values that were brought into [0, 1]: the file's value at 0 and at 1, of each channel.
+    extras: what else the file says and is kept.
+    values: what brings levels in [0, 1] back into the file's type and range, None where they are the file's values.
+    bands: the channels of a TIFF behind colours and alpha, each a gray picture.
     """
 
     image: Image.Image | Pixels | FileArray
@@ -50,21 +53,39 @@ class Picture(NamedTuple):
     exif: Image.Exif | None = None
     dpi: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
-    span: tuple[tuple[float, float], ...] | None = None
+    extras: Extras = Extras()
+    values: Values | None = None
+    bands: tuple[Picture, ...] = ()
 
     @property
     def mode(self) -> str:
-        """Pillow's, or one of `formats.DEEP_ARRAYS` and `formats.FLOAT_ARRAYS`."""
-        return mode_of(self.image)
+        """Pillow's mode, or one of `formats.DEEP_ARRAYS`, `formats.FLOAT_ARRAYS`; what its file holds, not its levels.
+
+        Signed integers and those of 32 bits end in ";I", and further bands in their number, such as "+1".
+        """
+        mode = mode_of(self.image)
+        if self.values is not None:
+            channels, dtype = len(self.values.ends), np.dtype(self.values.dtype)
+            mode = {"u1": SHALLOW_ARRAYS, "u2": DEEP_ARRAYS}.get(dtype.str[1:], FLOAT_ARRAYS)[channels]
+            mode = mode if dtype.kind == "f" or dtype.str[1:] in ("u1", "u2") else mode.replace(";F", ";I")
+        return f"{mode}+{len(self.bands)}" if self.bands else mode
 
     @property
     def size(self) -> tuple[int, int]:
         """(width, height)."""
         return size_of(self.image)
 
+    def resampled(self, region: Region) -> Picture:
+        """Return the picture with what is true of this region of its output beside the pixels."""
+        width, height = self.size
+        extras = self.extras.resampled(Resampling((height, width), region.size, (region.box.top, region.box.left)))
+        bands = tuple(band.resampled(region) for band in self.bands)
+        values = self.values and self.values._replace(region=region)
+        return self._replace(extras=extras, values=values, bands=bands)
+
     def stripped(self) -> Picture:
-        """Without colour profile, EXIF data and resolution."""
-        return self._replace(icc=None, exif=None, dpi=None)
+        """Return the picture without what its file says beside the pixels."""
+        return self._replace(icc=None, exif=None, dpi=None, extras=self.extras.without_metadata())
 
 
 def mode_of(image: Image.Image | Pixels | FileArray) -> str:
@@ -107,51 +128,6 @@ def plain(image: Image.Image) -> tuple[Image.Image, list[str]]:
         return _by_profile(image), [f"{mode} converted to sRGB"]
     into = {"La": "LA", "RGBa": "RGBA"}.get(mode, "RGB")
     return image.convert(into), [f"{mode} converted to {into}"]
-
-
-def levelled(array: Pixels) -> tuple[Pixels, tuple[tuple[float, float], ...] | None, list[str]]:
-    """Floating values in [0, 1], the span that `restored` needs, a note.
-
-    The colours keep their proportions: where one leaves [0, 1], their least becomes 0 and their greatest 1. Alpha
-    beyond 1 is divided by its greatest. Raises ImageError for what cannot be brought back: not finite, negative alpha.
-    """
-    planes = array if array.ndim == 3 else array[:, :, None]
-    alpha = planes.shape[2] in (2, 4)
-    colours = planes[:, :, :-1] if alpha else planes
-    spans = [_span(colours)] * colours.shape[2]
-    if alpha:
-        low, high = _span(planes[:, :, -1])
-        if low < 0:
-            raise ImageError(f"expected alpha from 0, got {low:g}")
-        spans.append((0.0, high))
-    if all(span == (0.0, 1.0) for span in spans):
-        return array, None, []
-    widths = np.array([high - low or 1.0 for low, high in spans], array.dtype)
-    if not np.isfinite(widths).all():
-        raise ImageError(
-            f"expected a range of values that {array.dtype} can hold, got {spans[0][0]:g} to {spans[0][1]:g}"
-        )
-    levels = (planes - np.array([low for low, _ in spans], array.dtype)) / widths
-    low, high = min(low for low, _ in spans), max(high for _, high in spans)
-    note = f"values from {low:g} to {high:g} computed as 0 to 1 and written in that range again"
-    return levels.clip(0, 1).reshape(array.shape), tuple(spans), [note]
-
-
-def restored(array: Pixels, span: tuple[tuple[float, float], ...] | None) -> Pixels:
-    """What `levelled` was given, of its results; rounded to the array's type."""
-    if span is None or array.dtype.kind != "f":
-        return array
-    planes = array if array.ndim == 3 else array[:, :, None]
-    low, high = (np.array(ends, array.dtype) for ends in zip(*span, strict=True))
-    stretched: np.ndarray = (planes * (high - low) + low).clip(low, high)
-    return stretched.reshape(array.shape)
-
-
-def _span(values: Pixels) -> tuple[float, float]:
-    low, high = float(values.min()), float(values.max())
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise ImageError("expected finite values, got infinite ones or NaN; replace them first")
-    return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
 
 
 def _sixteen_bit(image: Image.Image) -> Image.Image:

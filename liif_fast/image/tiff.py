@@ -9,22 +9,28 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from PIL import TiffImagePlugin as Tiff
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
-from PIL.TiffTags import LONG, LONG8
+from PIL.TiffTags import BYTE, LONG, LONG8, UNDEFINED
 
-from liif_fast.image import metadata
-from liif_fast.image.picture import Pixels
+from liif_fast.image import geotiff, metadata
+from liif_fast.image.tags import LAYOUT
+from liif_fast.image.values import Pixels
 
 CLASSIC = 2**32 - 2**25  # bytes of pixels beyond which TIFF must be BigTIFF; the rest is for its tables and metadata
 _STRIP = 2**23  # bytes of pixels that lie together in a TIFF
+_TYPES = {**geotiff.TYPES, Tiff.XMP: BYTE, Tiff.IPTC_NAA_CHUNK: UNDEFINED}
 _BIG_START = b"II+\0\x08\0\0\0" + bytes(8)
 
 
-def write(stream: IO[bytes], array: Pixels, options: Mapping[str, Any]) -> None:
-    """A TIFF, or where it must be a BigTIFF, of [H, W] or [H, W, C]: 8 or 16 bits or floating, not compressed.
+def write(
+    stream: IO[bytes], array: Pixels, options: Mapping[str, Any], colours: int | None = None, alpha: bool | None = None
+) -> None:
+    """Write a TIFF, or where it must be one a BigTIFF, of [H, W] or [H, W, C]: integers or floating, not compressed.
 
-    options: what is kept, as `metadata.options` has it. Pillow's own writer knows fewer types; other writers cannot
-    nest the EXIF and GPS directories.
+    options: what is kept, as `metadata.options` has it. colours: how many channels are gray (1) or RGB (3), and alpha:
+    whether the next one is its alpha, by default as the number of channels has it; others are bands by themselves.
+    Pillow's own writer knows fewer types (its issue 1888); other writers cannot nest the EXIF and GPS directories.
     """
     array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
     height, width = array.shape[:2]
@@ -32,25 +38,32 @@ def write(stream: IO[bytes], array: Pixels, options: Mapping[str, Any]) -> None:
     big = array.nbytes > CLASSIC
     tags = ImageFileDirectory_v2(_BIG_START) if big else ImageFileDirectory_v2(prefix=b"II")
     for tag, value in _kept(options).items():
+        if tag in _TYPES:
+            tags.tagtype[tag] = _TYPES[tag]
         tags[tag] = value
-    tags[256], tags[257], tags[258] = width, height, (array.itemsize * 8,) * channels
-    tags[259], tags[262], tags[277] = 1, 2 if channels > 2 else 1, channels  # compression, photometric, samples
-    tags[284], tags[339] = 1, (3 if array.dtype.kind == "f" else 1,) * channels  # planar, sample format
-    if channels in (2, 4):
-        tags[338] = 2  # alpha, not multiplied into the colours
+    colours = (3 if channels > 2 else 1) if colours is None else colours
+    alpha = channels in (2, 4) if alpha is None else alpha
+    tags[Tiff.IMAGEWIDTH], tags[Tiff.IMAGELENGTH] = width, height
+    tags[Tiff.BITSPERSAMPLE] = (array.itemsize * 8,) * channels
+    tags[Tiff.COMPRESSION], tags[Tiff.PHOTOMETRIC_INTERPRETATION] = 1, 2 if colours == 3 else 1
+    tags[Tiff.SAMPLESPERPIXEL], tags[Tiff.PLANAR_CONFIGURATION] = channels, 1
+    tags[Tiff.SAMPLEFORMAT] = ({"u": 1, "i": 2, "f": 3}[array.dtype.kind],) * channels
+    if channels > colours:
+        # 2: alpha, not multiplied into the colours; 0: nothing is said of the band.
+        tags[Tiff.EXTRASAMPLES] = ((2,) if alpha else ()) + (0,) * (channels - colours - alpha)
     row = array.nbytes // height
     rows = min(height, max(1, _STRIP // row))
     starts = range(0, height, rows)
-    tags[278] = rows
-    tags.tagtype[273] = tags.tagtype[279] = LONG8 if big else LONG
-    tags[273] = tuple(start * row for start in starts)  # Pillow adds where the pixels begin
-    tags[279] = tuple(min(rows, height - start) * row for start in starts)
+    tags[Tiff.ROWSPERSTRIP] = rows
+    tags.tagtype[Tiff.STRIPOFFSETS] = tags.tagtype[Tiff.STRIPBYTECOUNTS] = LONG8 if big else LONG
+    tags[Tiff.STRIPOFFSETS] = tuple(start * row for start in starts)  # Pillow adds where the pixels begin
+    tags[Tiff.STRIPBYTECOUNTS] = tuple(min(rows, height - start) * row for start in starts)
     tags.save(stream)
     stream.write(array.data)
 
 
 def label(path: Path, options: Mapping[str, Any]) -> None:
-    """Give a complete, tiled TIFF of one picture what is kept, in place of all that it said beside how its tiles lie.
+    """Give a complete, tiled TIFF of one picture what is kept, in place of all that it says beside how its tiles lie.
 
     Its directory is written anew, behind the pixels, with those of EXIF data and GPS; options: as in `write`.
     """
@@ -60,28 +73,32 @@ def label(path: Path, options: Mapping[str, Any]) -> None:
         old = ImageFileDirectory_v2(start)
         stream.seek(old.next)
         old.load(stream)
-        tiles = {tag: value for tag, value in old.items() if tag in metadata.LAYOUT_TAGS}
-        place = _append(stream, start, {**_kept(options), **tiles}, old.tagtype)
+        tiles = {tag: value for tag, value in old.items() if tag in LAYOUT}
+        place = _append(stream, start, {**_kept(options), **tiles}, {**_TYPES, **old.tagtype})
         stream.seek(len(start) // 2)
         stream.write(_packed(start, place))
 
 
 def _kept(options: Mapping[str, Any]) -> dict[int, Any]:
-    """The tags of what is kept, dictionaries in place of directories."""
+    """Return the tags of what is kept, dictionaries in place of directories."""
     tags = metadata.directory(options.get("exif"))
     if "icc_profile" in options:
-        tags[34675] = options["icc_profile"]
+        tags[Tiff.ICCPROFILE] = options["icc_profile"]
     if "dpi" in options:
         tags.update(metadata.resolution_tags(options["dpi"]))
-    return tags
+    if "xmp" in options:
+        tags[Tiff.XMP] = options["xmp"]
+    if "iptc" in options:
+        tags[Tiff.IPTC_NAA_CHUNK] = options["iptc"]
+    return tags | dict(options.get("geo", {}))
 
 
 def _append(
     stream: IO[bytes], start: bytes, tags: Mapping[int, Any], types: Mapping[int, int], group: int | None = None
 ) -> int:
-    """Write a directory behind all else, and before it those that lie in it; its place.
+    """Write a directory behind all else, and before it those that lie in it; return its place.
 
-    start: that of the file. group: the tag of a directory in another one, where tags have meanings of their own.
+    start: the beginning of the file. group: the tag of a directory in another one, where tags mean something else.
     """
     directory = ImageFileDirectory_v2(start, group=group)
     for tag, value in tags.items():

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from liif_fast.errors import ImageError
+from liif_fast.errors import ImageError, one_line
 from liif_fast.image import deep
 from liif_fast.image.formats import extra
+from liif_fast.image.geotiff import GDAL_NODATA
 from liif_fast.image.picture import FileArray, Picture
 
 WINDOWED_FROM = 2**27  # bytes of pixels: smaller TIFF files are read whole
@@ -43,7 +44,7 @@ def _zarr(path: Path) -> Picture:
         array = zarr.open_array(str(path), mode="r")
     # Damaged metadata raises errors of any type.
     except Exception as error:
-        raise ImageError(f"{path}: expected a zarr array, got {' '.join(str(error).split())}") from error
+        raise ImageError(f"{path}: expected a zarr array, got {one_line(error)}") from error
     if not _is_picture(array.shape, array.dtype):
         raise ImageError(
             f"{path}: expected an array [H, W] or [H, W, 3], uint8, uint16 or float32, got {array.dtype} "
@@ -66,18 +67,19 @@ def _tiff(path: Path) -> Picture | None:
         plain = page.planarconfig == 1 and page.photometric in (1, 2) and not page.extrasamples
         turned = "Orientation" in page.tags and page.tags["Orientation"].value != 1
         size = page.imagelength * page.imagewidth * page.samplesperpixel * page.dtype.itemsize
-        floating = page.dtype.kind == "f"
-        if size < WINDOWED_FROM or floating or not plain or turned or not _is_picture(page.shape, page.dtype):
+        # Where pixels have no data must be known before the first is computed.
+        whole = page.dtype.kind == "f" or GDAL_NODATA in page.tags
+        if size < WINDOWED_FROM or whole or not plain or turned or not _is_picture(page.shape, page.dtype):
             file.close()
             return None
         notes: list[str] = []
-        exif, _ = deep.described(file, page, notes)
+        exif, _, extras = deep.described(file, page, notes)
         dpi = deep.resolution(page)
     # What is damaged or unknown is answered by the reader of whole pictures.
     except Exception:
         return None
     array = FileArray(zarr.open_array(page.aszarr(), mode="r"))
-    return Picture(array, page.iccprofile, exif, dpi, tuple(notes))
+    return Picture(array, page.iccprofile, exif, dpi, tuple(notes), extras)
 
 
 def _is_picture(shape: Sequence[int], dtype: Any) -> bool:

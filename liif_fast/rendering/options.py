@@ -22,6 +22,22 @@ class Held(NamedTuple):
 NOTHING = Held(0, 0)
 
 
+class Fidelity(NamedTuple):
+    """In what a result keeps to its picture where the published code does not.
+
+    consistent: its means over the footprints of the input pixels are these (`consistency`). keep_gray: a picture whose
+    red, green and blue are equal is computed as gray. keep_hidden_colour: colour under an alpha of 0 is computed as any
+    other, and not replaced by the visible colour around it.
+    """
+
+    consistent: bool = False
+    keep_gray: bool = False
+    keep_hidden_colour: bool = False
+
+
+PUBLISHED = Fidelity()
+
+
 @dataclass(frozen=True)
 class Options:
     """What the public functions are told of the work, in one object that the whole pipeline is handed.

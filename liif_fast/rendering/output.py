@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from liif_fast.box import Box
 from liif_fast.rendering.encoding import INTEGER_MAX, Pixels
-from liif_fast.rendering.options import NOTHING, Held, Options
+from liif_fast.rendering.options import NOTHING, PUBLISHED, Fidelity, Held, Options
 from liif_fast.rendering.planes import AlphaTarget, Planes
 
 
@@ -36,10 +36,12 @@ class Output:
     size: (H, W). channels, dtype: those of the parts, which are the picture's.
     """
 
-    def __init__(self, model: nn.Module, pixels: Pixels, target: Target, options: Options) -> None:
+    def __init__(
+        self, model: nn.Module, pixels: Pixels, target: Target, options: Options, fidelity: Fidelity = PUBLISHED
+    ) -> None:
         self.size, self.channels, self.dtype = target.size, pixels.shape[1], pixels.dtype
         self._model, self._target, self._options = model, target, options
-        self._planes = Planes(pixels, model)
+        self._planes = Planes(pixels, model, fidelity)
 
     def parts(self, held: Held = NOTHING) -> Iterator[tuple[Box, Tensor]]:
         """(box, values [channels, h, w] in the picture's type); those of a regular output in the order of its tiles.

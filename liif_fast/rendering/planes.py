@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from liif_fast.box import Box
 from liif_fast.rendering.alpha import fill_hidden_colour
 from liif_fast.rendering.encoding import INTEGER_MAX, Pixels, input_channels
+from liif_fast.rendering.options import PUBLISHED, Fidelity
 
 
 class AlphaTarget(Protocol):
@@ -31,7 +32,12 @@ class Planes:
     comes back. given: what the model is given, pictures of one size.
     """
 
-    def __init__(self, pixels: Pixels, model: nn.Module) -> None:
+    def __init__(self, pixels: Pixels, model: nn.Module, fidelity: Fidelity = PUBLISHED) -> None:
+        # Gray in three channels is computed as gray, and tripled again.
+        self._tripled = fidelity.keep_gray and input_channels(model) == 3 and _is_gray(pixels)
+        if self._tripled:
+            assert isinstance(pixels, Tensor)
+            pixels = torch.cat((pixels[:, :1], pixels[:, 3:]), dim=1)
         channels = pixels.shape[1]
         self.given: list[Pixels] = [pixels]
         self._apart = channels != input_channels(model)
@@ -45,7 +51,9 @@ class Planes:
             # No picture that stays in its file has alpha.
             assert isinstance(pixels, Tensor)
             alpha = pixels[:, -1:]
-            colour = fill_hidden_colour(pixels[:, :-1], alpha)
+            colour = pixels[:, :-1]
+            if not fidelity.keep_hidden_colour:
+                colour = fill_hidden_colour(colour, alpha)
             if bool((alpha == alpha[0, 0, 0, 0]).all()):
                 self._constant_alpha = alpha[0, :, :1, :1].float() / INTEGER_MAX.get(alpha.dtype, 1)
             else:
@@ -59,11 +67,20 @@ class Planes:
         if not self._apart:
             return values
         colour = _mean(values[:3]) if self._gray else values[:3]
+        colour = colour.repeat(3, 1, 1) if self._tripled else colour
         if self._alpha is not None:
             return torch.cat((colour, target.clamp_alpha(_mean(values[3:]), self._alpha, box)))
         if self._constant_alpha is not None:
             return torch.cat((colour, target.constant(self._constant_alpha, box)))
         return colour
+
+
+def _is_gray(pixels: Pixels) -> bool:
+    """Whether red, green and blue are equal everywhere; of a picture that stays in its file this is not asked."""
+    if not isinstance(pixels, Tensor) or pixels.shape[1] < 3:
+        return False
+    red, green, blue = pixels[:, 0], pixels[:, 1], pixels[:, 2]
+    return torch.equal(red, green) and torch.equal(red, blue)
 
 
 def _tripled(plane: Pixels) -> Pixels:

@@ -54,10 +54,11 @@ class FilePixels:
         return pixels.permute(2, 0, 1).unsqueeze(0).expand(-1, self.shape[1], -1, -1)
 
 
-def open_picture(image: Any, model: nn.Module) -> Pixels:
+def open_picture(image: Any, model: nn.Module, *, any_level: bool = False) -> Pixels:
     """The picture as pixels [1, C, H, W] of its own type, a view where that is possible.
 
-    image: a Pillow picture, an array, a tensor, or a `FileArray`, whose pixels stay in the file.
+    image: a Pillow picture, an array, a tensor, or a `FileArray`, whose pixels stay in the file. any_level: floating
+    values may lie beyond [0, 1], for what gives them back to the result (`consistency`).
 
     Raises UsageError for anything else, ImageError for a picture that the model cannot take.
     """
@@ -77,7 +78,7 @@ def open_picture(image: Any, model: nn.Module) -> Pixels:
     known = pixels.is_floating_point() or pixels.dtype in INTEGER_MAX
     if pixels.dim() != 4 or pixels.shape[0] != 1 or pixels.shape[1] not in allowed or 0 in pixels.shape or not known:
         raise _unfit(image, form, model)
-    if pixels.is_floating_point():
+    if pixels.is_floating_point() and not any_level:
         _check_range(pixels)
     return pixels
 

@@ -155,7 +155,8 @@ def test_failures_keep_their_order_and_come_last(workspace: Path, capsys: Any) -
     ]
     failures = ["photos/c.png", "photos/y.png", "photos/sub/0.png"]
     assert [record["input"] for record in records if not record["ok"]] == failures
-    first, *lines = err.splitlines()
+    note, first, *lines = err.splitlines()
+    assert note == "photos: 1 file passed over: .txt 1"
     assert first == "liif-fast upscale: 3 of 8 failed:"
     assert [line.split(": ")[1] for line in lines] == failures
 

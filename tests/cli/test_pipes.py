@@ -120,7 +120,7 @@ def test_nothing_else_is_printed_with_the_picture(piped: Any, capsys: pytest.Cap
         (b"", ["-", "-"], 2, "expected - once among the inputs, got it 2 times"),
         (b"", ["-", "photo.png"], 2, "-o: expected a folder for the result of -"),
         (b"", ["photo.png", "photo.png", "-o", "-"], 2, "-o -: expected one input, got 2"),
-        (b"", ["-", "--format", "gif"], 2, "expected a name that ends in one of"),
+        (b"", ["-", "--format", "pcx"], 2, "expected a name that ends in one of"),
         (b"", ["photo.png", "-o", "x.png", "--format", "jpg"], 2, "--format: expected the format of x.png, got .jpg"),
     ],
 )
