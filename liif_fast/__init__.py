@@ -13,6 +13,7 @@ __version__ = "0.2.0"
 _HOMES = {
     "LIIF": "liif_fast.models",
     "accelerate": "liif_fast.acceleration",
+    "report": "liif_fast.acceleration",
     "restore": "liif_fast.acceleration",
     "load": "liif_fast.checkpoint",
     "save": "liif_fast.checkpoint",
@@ -34,6 +35,7 @@ __all__ = [
     "make_coord",
     "models",
     "query",
+    "report",
     "restore",
     "sample",
     "save",
@@ -42,7 +44,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from liif_fast import models
-    from liif_fast.acceleration import accelerate, restore
+    from liif_fast.acceleration import accelerate, report, restore
     from liif_fast.backends import available_backends
     from liif_fast.checkpoint import load, save
     from liif_fast.functional import query

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from liif_fast import backends
-from liif_fast.backends import pytorch, reference
+from liif_fast.backends import module, pytorch, reference
 from liif_fast.backends.call import Coordinates, Query
 from liif_fast.box import Box
 from liif_fast.errors import UsageError
 from liif_fast.geometry import Grid, Window, grid_queries
 from liif_fast.native import convolution
-from liif_fast.params import DecoderParams
+from liif_fast.native.tracing import autocast_dtype, is_traced, needs_plain_operations, without_autocast
+from liif_fast.params import DecoderParams, Switches
 
-__all__ = ["Window", "project", "query", "query_grid", "resolve_precision"]
+__all__ = ["Window", "project", "query", "query_grid", "query_module", "resolve_precision"]
 
 PROLOGUES = ("auto", "direct", "projected")
 HALF = {torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -26,12 +27,12 @@ def resolve_precision(precision: str, tensor: Tensor) -> str:
         raise UsageError(f"precision: expected one of {', '.join(backends.PRECISIONS)}, got {precision!r}")
     if precision != "auto":
         return precision
-    kind = tensor.device.type
-    if torch.is_autocast_enabled(kind):
-        return HALF.get(torch.get_autocast_dtype(kind), "fp32")
+    autocast = autocast_dtype(tensor.device)
+    if autocast is not None:
+        return HALF.get(autocast, "fp32")
     if tensor.dtype in HALF:
         return HALF[tensor.dtype]
-    return "tf32" if kind == "cuda" and torch.get_float32_matmul_precision() != "highest" else "fp32"
+    return "tf32" if tensor.is_cuda and torch.get_float32_matmul_precision() != "highest" else "fp32"
 
 
 def project(feat: Tensor, params: DecoderParams, precision: str = "auto") -> Tensor:
@@ -48,8 +49,9 @@ def project(feat: Tensor, params: DecoderParams, precision: str = "auto") -> Ten
     dtype = torch.float64 if feat.dtype == torch.float64 else dtype
     kernel, _ = params.split()
     learning = precision == "bf16" and dtype == torch.float32 and _needs_grad(feat, kernel)
-    with torch.autocast(feat.device.type, enabled=False):
-        if learning and not feat.is_cuda and convolution.fits(feat.shape[1], kernel.shape[0], tuple(kernel.shape[2:])):
+    learning = learning and not feat.is_cuda and not needs_plain_operations(feat, kernel)
+    with without_autocast(feat.device):
+        if learning and convolution.fits(feat.shape[1], kernel.shape[0], tuple(kernel.shape[2:])):
             projected: Tensor = convolution.convolve(feat.float(), kernel.float(), None)
             return projected.permute(0, 2, 3, 1).contiguous()
         feat = feat.to(dtype).contiguous(memory_format=torch.channels_last)
@@ -87,7 +89,8 @@ def query(
         feat: ``[B, C, H, W]``, the feature map. It may be None when `projected` is given.
         coord: ``[B, Q, 2]``, (y, x), the map spanning [-1, 1]; used as float32.
         cell: ``[B, Q, 2]``, height and width of the pixel asked for, in the same unit; used as float32. It may be None
-            without `cell_decode`.
+            without `cell_decode`, or be ``[B, 2]`` or ``[B, 1, 2]``. B may be 1 for coord and cell where a batch is
+            asked at the same points.
         params: the MLP's weights and the three switches.
         backend: "auto" or a name of `available_backends()`.
         precision: "auto", "fp32", "tf32x3", "tf32", "fp16" or "bf16".
@@ -106,13 +109,46 @@ def query(
         BackendError: the backend that was asked for cannot run.
     """
     source = _source(feat, projected, params)
-    where = _check_query(source, coord, cell, params)
-    plain = source.dtype == torch.float64 or _needs_grad(coord, cell)
+    where = _check_query(source, coord, cell, params.cell_decode)
+    plain = source.dtype == torch.float64 or coord.shape[1] == 0 or _needs_grad(coord, cell) or _plain(source, params)
     gradient = _needs_grad(feat, projected, *params.weights, *params.biases)
     asked = Query(
         feat, projected, where, params, window or _whole(feat, projected), resolve_precision(precision, source)
     )
     return _answer(asked, backend, prologue, plain, gradient)
+
+
+def query_module(
+    feat: Tensor,
+    coord: Tensor,
+    cell: Tensor | None,
+    imnet: nn.Module,
+    switches: Switches,
+    *,
+    precision: str = "auto",
+) -> Tensor:
+    """`query` with the MLP called as a module, whatever it does; slower, on any device, differentiable as it is.
+
+    Args:
+        feat: ``[B, C, H, W]``, the feature map.
+        coord: as for `query`.
+        cell: as for `query`.
+        imnet: maps rows ``[N, columns]`` to ``[N, out_dim]``, the columns as in `DecoderParams`; where it is made of
+            convolutions of 1 x 1, it is given ``[B, columns, Q, 1]``.
+        switches: how it is asked.
+        precision: "auto", "fp32", "tf32x3", "tf32", "fp16" or "bf16".
+
+    Returns:
+        ``[B, Q, out_dim]`` in the dtype of `feat`, float32 under autocast.
+
+    Raises:
+        UsageError: arguments that do not fit.
+    """
+    if feat.dim() != 4 or not feat.is_floating_point():
+        raise UsageError(f"feat: expected a floating tensor [B, C, H, W], got {feat.dtype} {list(feat.shape)}")
+    where = _check_query(feat, coord, cell, switches.cell_decode)
+    resolve_precision(precision, feat)
+    return module.query(feat, where, imnet, switches, precision).to(_answer_dtype(feat))
 
 
 def query_grid(
@@ -155,6 +191,7 @@ def query_grid(
     if min(height, width, *box[2:]) < 1 or min(box[:2]) < 0 or box.bottom > height or box.right > width:
         raise UsageError(f"box: expected a part of a {height} x {width} output, got {tuple(box)}")
     plain = source.dtype == torch.float64 or _needs_grad(feat, projected, *params.weights, *params.biases)
+    plain = plain or _plain(source, params)
     precision, window = resolve_precision(precision, source), window or _whole(feat, projected)
     asked = Query(feat, projected, Grid(size, box), params, window, precision)
     return _answer(asked, backend, prologue, plain, False)
@@ -170,6 +207,8 @@ def _answer(asked: Query, backend: str, prologue: str, plain: bool, gradient: bo
     assert source is not None
     name = backends.select(backend, source.device, precision, params, plain=plain, gradient=gradient)
     direct = projected is None and _direct(prologue, name, asked, gradient)
+    if name == "reference" and not isinstance(where, Grid) and where[0].shape[1] == 0:
+        name = pytorch.NAME  # The published code cannot tell the columns of no rows.
     if isinstance(where, Grid) and name not in backends.FUSED:
         asked = asked._replace(where=grid_queries(where, source.shape[0], source.device))
     if name == "reference":
@@ -178,8 +217,11 @@ def _answer(asked: Query, backend: str, prologue: str, plain: bool, gradient: bo
         if projected is None and not direct:
             asked = asked._replace(projected=project(source, params, precision))
         result = backends.FUSED.get(name, pytorch).run(asked)
-    float32 = torch.is_autocast_enabled(source.device.type) or (feat is None and source.dtype != torch.float64)
-    return result.to(torch.float32 if float32 else source.dtype)
+    return result.to(torch.float32 if feat is None and source.dtype != torch.float64 else _answer_dtype(source))
+
+
+def _answer_dtype(feat: Tensor) -> torch.dtype:
+    return feat.dtype if autocast_dtype(feat.device) is None else torch.float32
 
 
 def _reference(asked: Query) -> Tensor:
@@ -236,38 +278,47 @@ def check_feat(feat: Tensor, params: DecoderParams) -> None:
         )
 
 
-def _check_query(source: Tensor, coord: Tensor, cell: Tensor | None, params: DecoderParams) -> Coordinates:
-    """coord and cell in the geometry's dtype, or UsageError."""
-    if params.cell_decode and cell is None:
+def _check_query(source: Tensor, coord: Tensor, cell: Tensor | None, cell_decode: bool) -> Coordinates:
+    """coord and cell [B, Q, 2] in the geometry's dtype, or UsageError."""
+    if cell_decode and cell is None:
         raise UsageError("cell: expected [B, Q, 2] because cell_decode is on, got None; use make_cell((H, W))")
-    # Not by |, which torch.compile cannot trace before PyTorch 2.7.
-    given = {"coord": coord, **({"cell": cell} if params.cell_decode and cell is not None else {})}
+    batch = source.shape[0]
+    _check_points("coord", coord, source)
     # Rounding coordinates to half precision would choose other pixels, so only float64 features use another dtype.
-    double = source.dtype == torch.float64 and coord.dtype == torch.float64
-    for name, value in given.items():
-        if value.dim() != 3 or value.shape[-1] != 2 or value.shape[0] != source.shape[0]:
-            raise UsageError(
-                f"{name}: expected [B, Q, 2] with B={source.shape[0]} as in the feature map, got {list(value.shape)}"
-            )
-        if value.shape != coord.shape or value.device != source.device or not value.is_floating_point():
-            raise UsageError(
-                f"{name}: expected floating {list(coord.shape)} on {source.device}, "
-                f"got {value.dtype} {list(value.shape)} on {value.device}"
-            )
-        if value.shape[1] == 0:
-            raise UsageError(
-                f"{name}: expected at least one query, got {list(value.shape)}; skip the call when there is none"
-            )
-        # A data-dependent branch cannot be traced, and on a GPU it would wait for the device.
-        if source.device.type == "cpu" and not torch.compiler.is_compiling() and not _all_finite(value):
-            raise UsageError(f"{name}: expected finite values, got NaN or infinity; drop those queries")
-        given[name] = value.to(torch.float64 if double else torch.float32)
-    return given["coord"], given.get("cell")
+    dtype = torch.float64 if source.dtype == coord.dtype == torch.float64 else torch.float32
+    coord = coord.to(dtype).expand(batch, -1, -1)
+    if not cell_decode or cell is None:
+        return coord, None
+    if cell.dim() == 2:
+        cell = cell.unsqueeze(1)
+    _check_points("cell", cell, source)
+    if cell.shape[1] not in (1, coord.shape[1]):
+        raise UsageError(f"cell: expected one for each of {coord.shape[1]} queries, got {list(cell.shape)}")
+    return coord, cell.to(dtype).expand(coord.shape)
+
+
+def _check_points(name: str, value: Tensor, source: Tensor) -> None:
+    if value.dim() != 3 or value.shape[-1] != 2 or value.shape[0] not in (1, source.shape[0]):
+        raise UsageError(
+            f"{name}: expected [B, Q, 2] with B={source.shape[0]} as in the feature map (or 1), got {list(value.shape)}"
+        )
+    if value.device != source.device or not value.is_floating_point():
+        raise UsageError(
+            f"{name}: expected floating [B, Q, 2] on {source.device}, "
+            f"got {value.dtype} {list(value.shape)} on {value.device}"
+        )
+    # A data-dependent branch cannot be traced, and on a GPU it would wait for the device.
+    if source.device.type == "cpu" and not is_traced() and not _all_finite(value):
+        raise UsageError(f"{name}: expected finite values, got NaN or infinity; drop those queries")
 
 
 def _all_finite(value: Tensor) -> bool:
     # One reduction instead of a mask: any NaN or infinity makes the sum of x - x a NaN.
     return bool((value.detach() - value.detach()).sum() == 0)
+
+
+def _plain(source: Tensor, params: DecoderParams) -> bool:
+    return needs_plain_operations(source, params.weights[0])
 
 
 def _needs_grad(*tensors: Tensor | None) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 from liif_fast import geometry
 from liif_fast.backends.call import Coordinates, Query
 from liif_fast.geometry import Grid, Window
+from liif_fast.native.tracing import without_autocast
 from liif_fast.params import DecoderParams
 
 NAME = "torch"
@@ -51,12 +52,12 @@ def run(asked: Query) -> Tensor:
 
 def _chunk(projected: Tensor, where: Coordinates, params: DecoderParams, window: Window, dtype: torch.dtype) -> Tensor:
     coord, cell = where
-    with torch.autocast(coord.device.type, enabled=False):
+    with without_autocast(coord.device):
         found = geometry.corners(coord, (window.height, window.width), params.local_ensemble)
         hidden = _first_layer(projected, found, cell, params, window, dtype)
         for weight, bias in zip(params.weights[1:-1], params.biases[1:-1], strict=True):
             hidden = F.linear(hidden, weight.to(dtype), bias.to(dtype)).relu_()
-        hidden = hidden.view(len(found), *found[0].row.shape, -1)
+        hidden = hidden.view(len(found), *found[0].row.shape, hidden.shape[-1])
         # The blend is linear, so it commutes with the last layer, which then runs once and not four times.
         shares = torch.stack(geometry.blend_weights([corner.area for corner in found])).to(dtype)
         blended = (hidden * shares.unsqueeze(-1)).sum(dim=0)

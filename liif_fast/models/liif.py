@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from liif_fast.errors import UsageError
-from liif_fast.models.projection_cache import ProjectionCache, query
+from liif_fast.models.projection_cache import ProjectionCache, decode
 from liif_fast.models.registry import make, register, spec_of
-from liif_fast.params import DecoderParams
+from liif_fast.params import DecoderParams, Switches
 
 Spec = Mapping[str, Any] | nn.Module
 
@@ -24,8 +24,9 @@ class LIIF(nn.Module):
     Args:
         encoder_spec: spec of the encoder, or a module with `out_dim` that maps ``[B, C_in, H, W]`` to
             ``[B, out_dim, H', W']``.
-        imnet_spec: spec of the MLP (its `in_dim` is worked out), or a module of that form; None where the encoder
-            already makes the picture, whose nearest pixel is then the answer.
+        imnet_spec: spec of the MLP (its `in_dim` is worked out), or any module that maps rows ``[N, in_dim]`` to
+            ``[N, out_dim]``; None where the encoder already makes the picture, whose nearest pixel is then the answer.
+            The fused backends decode the plain MLP, with nothing hung on it; every other module is called.
         local_ensemble: blend the answers of the four nearest features by area (equation 4).
         feat_unfold: use each feature together with its 8 neighbours (equation 3).
         cell_decode: also tell the MLP the size of the pixel asked for (equation 5).
@@ -103,15 +104,8 @@ class LIIF(nn.Module):
             raise UsageError("query_rgb expects a feature map, got none yet: call gen_feat(inp) first")
         if self.imnet is None:
             return nearest(feat, coord)
-        return query(
-            self._projections,
-            feat,
-            coord,
-            cell,
-            self.decoder_params(feat.shape[1]),
-            self.backend,
-            self.precision,
-        )
+        switches = Switches(self.local_ensemble, self.feat_unfold, self.cell_decode)
+        return decode(self._projections, feat, coord, cell, self.imnet, switches, self.backend, self.precision)
 
     def decoder_params(self, channels: int | None = None) -> DecoderParams:
         """The MLP and the switches as the decoder's parameters; tensors are shared. UsageError without MLP."""

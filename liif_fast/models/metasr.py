@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from liif_fast import geometry
+from liif_fast.backends import reference
 from liif_fast.errors import UsageError
 from liif_fast.geometry import Window
 from liif_fast.models.liif import Spec, default_data_norm, encoder_width
@@ -21,6 +22,8 @@ from liif_fast.models.mlp import MLP
 from liif_fast.models.projection_cache import ProjectionCache, may_keep
 from liif_fast.models.registry import make, register, spec_of
 from liif_fast.native.convolution import steady_conv2d
+from liif_fast.native.tracing import autocast_dtype
+from liif_fast.params import Layers, linear_layers, plain_layers
 
 HIDDEN = 256
 COLORS = 3
@@ -56,7 +59,11 @@ class MetaSR(nn.Module):
     @property
     def matrix_size(self) -> int:
         """Numbers in the matrix of one pixel."""
-        return self.out_dim * (HIDDEN + 1)
+        return self.decoder().matrix_size
+
+    def decoder(self) -> MatrixDecoder:
+        """The decoder on the MLP's own weights, which are shared; UsageError where the MLP is not plain."""
+        return MatrixDecoder(linear_layers(self.imnet), self.out_dim)
 
     def gen_feat(self, inp: Tensor) -> Tensor:
         """Encode ``inp [B, C_in, H, W]``; the feature map is kept as `feat`, and returned."""
@@ -80,18 +87,7 @@ class MetaSR(nn.Module):
         feat = self.feat
         if feat is None:
             raise UsageError("query_rgb expects a feature map, got none yet: call gen_feat(inp) first")
-        if cell is None or cell.shape != coord.shape:
-            got = None if cell is None else list(cell.shape)
-            raise UsageError(f"query_rgb expects cell of coord's shape {list(coord.shape)}, got {got}")
-        window = Window(*feat.shape[2:])
-        if may_keep(feat, (feat, coord, cell, *self.imnet.parameters())):
-            weights = self._second_layer()
-            return self.decode(self._projections.keep(feat, weights, lambda: self.project(feat)), coord, cell, window)
-        if _few(feat, coord):
-            index, inputs = locate(coord, cell, window)
-            picked = F.linear(_neighbourhoods(feat, index), self._kernel().permute(0, 2, 3, 1).flatten(1))
-            return self._answer(picked, inputs)
-        return self._gather(self.project(feat), coord, cell, window)
+        return answer(self._projections, feat, coord, cell, self.imnet)
 
     def forward(self, inp: Tensor, coord: Tensor, cell: Tensor | None = None) -> Tensor:
         """`gen_feat(inp)`, then `query_rgb(coord, cell)`."""
@@ -99,46 +95,98 @@ class MetaSR(nn.Module):
         return self.query_rgb(coord, cell)
 
     def project(self, feat: Tensor) -> Tensor:
-        """The matrix of each pixel of ``feat [B, C, H, W]``: ``[B, H, W, out_dim * 257]``, contiguous."""
+        """`MatrixDecoder.project` of this model."""
+        return self.decoder().project(feat)
+
+    def decode(self, projected: Tensor, coord: Tensor, cell: Tensor, window: Window) -> Tensor:
+        """`MatrixDecoder.decode` of this model."""
+        return self.decoder().decode(projected, coord, cell, window)
+
+
+def answer(cache: ProjectionCache, feat: Tensor, coord: Tensor, cell: Tensor | None, imnet: nn.Module) -> Tensor:
+    """Meta-SR's answers ``[B, Q, out_dim]`` in the features' dtype (float32 under autocast).
+
+    ``feat [B, C, H, W]``; ``coord`` and ``cell [B, Q, 2]``. `imnet` is called as a module, in the published order,
+    where it is not the plain MLP of one hidden layer.
+    """
+    if cell is not None and cell.dim() == 2:
+        cell = cell.unsqueeze(1).expand_as(coord)
+    if cell is None or cell.shape != coord.shape:
+        got = None if cell is None else list(cell.shape)
+        raise UsageError(f"query_rgb expects cell of coord's shape {list(coord.shape)}, got {got}")
+    layers = plain_layers(imnet)
+    if isinstance(layers, str) or len(layers[0]) != 2:
+        return reference.metasr_query(feat, coord, cell, imnet)
+    decoder = MatrixDecoder(layers, layers[1][1].shape[0] // (9 * feat.shape[1]))
+    window = Window(*feat.shape[2:])
+    if may_keep(feat, (feat, coord, cell, *imnet.parameters())):
+        matrices = cache.keep(feat, decoder.second, lambda: decoder.project(feat))
+        return decoder.decode(matrices, coord, cell, window)
+    if _few(feat, coord):
+        return decoder.decode_few(feat, coord, cell)
+    return decoder.gather(decoder.project(feat), coord, cell, window)
+
+
+class MatrixDecoder:
+    """Meta-SR's decoder, its last layer applied to the features first.
+
+    layers: weights and biases of the MLP 3 -> hidden -> 9 * C * out_dim, whose last rows run over c, ky, kx, colour.
+    """
+
+    def __init__(self, layers: Layers, out_dim: int) -> None:
+        weights, biases = layers
+        if len(weights) != 2:
+            raise UsageError(f"imnet: expected one hidden layer, got {len(weights) - 1}")
+        self.first, self.second = (weights[0], biases[0]), (weights[1], biases[1])
+        self.out_dim, self.columns = out_dim, weights[1].shape[1] + 1
+
+    @property
+    def matrix_size(self) -> int:
+        """Numbers in the matrix of one pixel."""
+        return self.out_dim * self.columns
+
+    def project(self, feat: Tensor) -> Tensor:
+        """The matrix of each pixel of ``feat [B, C, H, W]``: ``[B, H, W, out_dim * (hidden + 1)]``, contiguous."""
         feat = feat.contiguous(memory_format=torch.channels_last)
         return steady_conv2d(feat, self._kernel(), padding=(1, 1)).permute(0, 2, 3, 1).contiguous()
 
     def decode(self, projected: Tensor, coord: Tensor, cell: Tensor, window: Window) -> Tensor:
-        """`query_rgb` without gradients, from `project`'s matrices of the part `window` of the feature map.
+        """The answers without gradients, from `project`'s matrices of the part `window` of the feature map.
 
         Every query must fall into that part.
         """
         with torch.no_grad():
             parts = zip(coord.split(CHUNK, 1), cell.split(CHUNK, 1), strict=True)
-            return torch.cat([self._gather(projected, *part, window) for part in parts], dim=1)
+            return torch.cat([self.gather(projected, *part, window) for part in parts], dim=1)
 
-    def _second_layer(self) -> tuple[Tensor, Tensor]:
-        """Weight ``[9 * C * out_dim, 256]`` and bias of the layer that predicts; rows run over c, ky, kx, colour."""
-        layer: Any = self.imnet.layers[-1]
-        return layer.weight, layer.bias
+    def decode_few(self, feat: Tensor, coord: Tensor, cell: Tensor) -> Tensor:
+        """The answers from the matrices of the queries' own pixels alone; differentiable."""
+        index, inputs = locate(coord, cell, Window(*feat.shape[2:]))
+        picked = F.linear(_neighbourhoods(feat, index), self._kernel().permute(0, 2, 3, 1).flatten(1))
+        return self._answer(picked, inputs)
 
-    def _kernel(self) -> Tensor:
-        """The second layer, its bias as column 257, as a convolution ``[out_dim * 257, C, 3, 3]``."""
-        weight, bias = self._second_layer()
-        joined = torch.cat([weight, bias.unsqueeze(1)], dim=1).view(-1, 3, 3, self.out_dim, HIDDEN + 1)
-        return joined.permute(3, 4, 0, 1, 2).flatten(0, 1)
-
-    def _gather(self, projected: Tensor, coord: Tensor, cell: Tensor, window: Window) -> Tensor:
+    def gather(self, projected: Tensor, coord: Tensor, cell: Tensor, window: Window) -> Tensor:
+        """`decode`, differentiable and with all queries at a time."""
         batch, height, width, _ = projected.shape
         index, inputs = locate(coord, cell, window)
         row, col = index[..., 0] - window.top, index[..., 1] - window.left
         flat = row * width + col + _offsets(batch, height * width, coord.device)
         return self._answer(projected.flatten(0, 2).index_select(0, flat.flatten()), inputs)
 
+    def _kernel(self) -> Tensor:
+        """The second layer, its bias as the last column, as a convolution ``[out_dim * (hidden + 1), C, 3, 3]``."""
+        weight, bias = self.second
+        joined = torch.cat([weight, bias.unsqueeze(1)], dim=1).view(-1, 3, 3, self.out_dim, self.columns)
+        return joined.permute(3, 4, 0, 1, 2).flatten(0, 1)
+
     def _answer(self, picked: Tensor, inputs: Tensor) -> Tensor:
-        """Matrices ``[B * Q, out_dim * 257]`` times the hidden values of ``inputs [B, Q, 3]``."""
-        layer: Any = self.imnet.layers[0]
+        """Matrices ``[B * Q, out_dim * (hidden + 1)]`` times the hidden values of ``inputs [B, Q, 3]``."""
         # One hidden unit more, which is always one, stands for the second layer's bias.
-        weight, bias = F.pad(layer.weight, (0, 0, 0, 1)), F.pad(layer.bias, (0, 1), value=1.0)
+        weight, bias = F.pad(self.first[0], (0, 0, 0, 1)), F.pad(self.first[1], (0, 1), value=1.0)
         hidden = F.linear(inputs.flatten(0, 1).to(picked.dtype), weight, bias).relu().unsqueeze(1)
-        answer = torch.bmm(hidden, picked.view(-1, self.out_dim, HIDDEN + 1).transpose(1, 2))
-        dtype = torch.float32 if torch.is_autocast_enabled(picked.device.type) else picked.dtype
-        return answer.view(*inputs.shape[:2], self.out_dim).to(dtype)
+        answers = torch.bmm(hidden, picked.view(-1, self.out_dim, self.columns).transpose(1, 2))
+        dtype = picked.dtype if autocast_dtype(picked.device) is None else torch.float32
+        return answers.view(*inputs.shape[:2], self.out_dim).to(dtype)
 
 
 def locate(coord: Tensor, cell: Tensor, window: Window) -> tuple[Tensor, Tensor]:

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from liif_fast import functional
-from liif_fast.params import DecoderParams
+from liif_fast import backends, functional
+from liif_fast.errors import BackendError
+from liif_fast.native.tracing import autocast_dtype, is_traced
+from liif_fast.params import DecoderParams, Switches, plain_layers
 
 # Pixels along each side of the grid on which features are compared.
 WITNESSES = 8
@@ -73,6 +75,29 @@ class ProjectionCache:
         return ProjectionCache, ()
 
 
+def decode(
+    cache: ProjectionCache,
+    feat: Tensor,
+    coord: Tensor,
+    cell: Tensor | None,
+    imnet: nn.Module,
+    switches: Switches,
+    backend: str,
+    precision: str,
+) -> Tensor:
+    """LIIF's answers: from the weights of a plain MLP by `query`, else by calling `imnet` as a module.
+
+    Raises BackendError where a fused backend is named that cannot call a module.
+    """
+    layers = plain_layers(imnet)
+    if isinstance(layers, str):
+        if backend in backends.FUSED:
+            raise BackendError(f"backend {backend!r} cannot run: imnet: {layers}; use backend='auto', which calls it")
+        return functional.query_module(feat, coord, cell, imnet, switches, precision=precision)
+    channels = feat.shape[1] if feat.dim() == 4 else 0
+    return query(cache, feat, coord, cell, DecoderParams(*layers, channels, *switches), backend, precision)
+
+
 def query(
     cache: ProjectionCache,
     feat: Tensor,
@@ -96,14 +121,12 @@ def query(
 
 def may_keep(feat: Tensor, inputs: Iterable[Tensor | None]) -> bool:
     """Whether a query of these inputs may use a cache: not inside a gradient's graph, a traced or a captured one."""
-    if torch.compiler.is_compiling() or (feat.is_cuda and torch.cuda.is_current_stream_capturing()):
+    if is_traced() or (feat.is_cuda and torch.cuda.is_current_stream_capturing()):
         return False
     return not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs))
 
 
 def _key(feat: Tensor, weights: tuple[Tensor, ...], switches: tuple[Any, ...]) -> tuple[Any, ...]:
-    device = feat.device.type
-    autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     version = None if feat.is_inference() else feat._version
     return (
         version,
@@ -114,7 +137,7 @@ def _key(feat: Tensor, weights: tuple[Tensor, ...], switches: tuple[Any, ...]) -
         feat.device,
         *((weight.shape, weight.dtype, weight.device) for weight in weights),
         switches,
-        autocast,
+        autocast_dtype(feat.device),
         torch.get_float32_matmul_precision(),
     )
 

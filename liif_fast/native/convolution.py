@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from liif_fast.native import extension
+from liif_fast.native.tracing import needs_plain_operations
 
 # Looked up once: torch.compile traces through the choice.
 WANTED = extension.import_error is None and bool(torch.ops.liif_fast.cpu_winograd_works())
@@ -165,7 +166,7 @@ residual_block.register_autograd(_differentiate_block, setup_context=_remember_b
 
 def _bfloat16_wanted(x: Tensor) -> bool:
     """Whether a layer is asked for bfloat16 where `convolve` runs."""
-    half = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    half = x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and not needs_plain_operations(x)
     return half and torch.get_autocast_dtype("cpu") is torch.bfloat16 and WANTED
 
 
@@ -195,7 +196,7 @@ def fused_residual_block(x: Tensor, first: nn.Module, second: nn.Module) -> Tens
 def _steady(x: Tensor, weight: Tensor) -> bool:
     if x.device.type != "cpu" or x.dtype != torch.float32 or weight.dtype != torch.float32 or x.numel() == 0:
         return False
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+    if torch.compiler.is_compiling() or needs_plain_operations(x, weight) or torch.is_autocast_enabled("cpu"):
         return False
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         return False

@@ -171,14 +171,10 @@ BAD = {
     "coord shape": (lambda a: a | {"coord": a["coord"][0]}, r"coord: expected \[B, Q, 2\]"),
     "coord dtype": (lambda a: a | {"coord": a["coord"].long()}, "coord: expected floating"),
     "batch": (lambda a: a | {"coord": a["coord"].expand(2, -1, -1)}, "B=1"),
-    "no queries": (
-        lambda a: a | {"coord": a["coord"][:, :0], "cell": a["cell"][:, :0]},
-        "at least one query",
-    ),
     "NaN": (lambda a: a | {"coord": a["coord"] * float("nan")}, "coord: expected finite values, got NaN"),
     "infinite cell": (lambda a: a | {"cell": a["cell"] / 0}, "cell: expected finite"),
     "no cell": (lambda a: a | {"cell": None}, "make_cell"),
-    "cell shape": (lambda a: a | {"cell": a["cell"][:, :1]}, "cell: expected floating"),
+    "cell shape": (lambda a: a | {"cell": a["cell"][:, :2]}, "cell: expected one for each of 9 queries"),
     "backend": (lambda a: a | {"backend": "cuda9"}, "backend: expected one of auto, reference, torch"),
     "precision": (lambda a: a | {"precision": "fp7"}, "precision: expected one of auto, fp32"),
     "nothing": (lambda a: a | {"feat": None}, "got neither"),
@@ -193,6 +189,27 @@ def test_bad_arguments_get_one_clear_line(name: str) -> None:
     with pytest.raises(UsageError, match=message) as raised:
         query(**spoil(good))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("backend", ["auto", *backends.available_backends()])
+def test_no_queries_get_no_answers(backend: str) -> None:
+    feat = seeded((2, 4, 5, 6), 1, 1).requires_grad_()
+    nowhere = torch.empty(2, 0, 2)
+    answers = query(feat, nowhere, nowhere, random_params(4, [8]), backend=backend)
+    assert answers.shape == (2, 0, 3)
+    answers.sum().backward()
+    assert feat.grad is not None
+    assert not feat.grad.any()
+
+
+@pytest.mark.parametrize("backend", backends.available_backends())
+def test_points_and_cells_serve_a_whole_batch(backend: str) -> None:
+    feat, params = seeded((2, 4, 5, 6), 1, 1), random_params(4, [8])
+    coord, _ = random_queries(1, 30)
+    cells = torch.tensor([[0.1, 0.2], [0.3, 0.05]])
+    want = query(feat, coord.repeat(2, 1, 1), cells[:, None].repeat(1, 30, 1), params, backend=backend)
+    for cell in (cells, cells[:, None]):
+        assert torch.equal(query(feat, coord, cell, params, backend=backend), want)
 
 
 def test_a_named_backend_that_cannot_run_says_why() -> None:

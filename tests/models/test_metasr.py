@@ -19,6 +19,7 @@ from liif_fast import geometry, models
 from liif_fast.backends import reference
 from liif_fast.errors import UsageError
 from liif_fast.models import metasr
+from liif_fast.models.metasr import MatrixDecoder
 from liif_fast.rendering import render
 
 GOLDEN = [case for case in json.loads((RECORDED / "query.json").read_text()) if case["name"].startswith("metasr")]
@@ -137,13 +138,13 @@ def test_gradcheck_in_float64(count: int) -> None:
 def projections(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for every map computed."""
     calls: list[int] = []
-    original = models.MetaSR.project
+    original = MatrixDecoder.project
 
-    def counted(self: models.MetaSR, feat: Tensor) -> Tensor:
+    def counted(self: MatrixDecoder, feat: Tensor) -> Tensor:
         calls.append(1)
         return original(self, feat)
 
-    monkeypatch.setattr(models.MetaSR, "project", counted)
+    monkeypatch.setattr(MatrixDecoder, "project", counted)
     return calls
 
 
