@@ -1,18 +1,16 @@
 """Compile every shipped tile for every GPU generation, without a GPU, and look at what the compiler made of it.
 
-`python -m benchmarks.compile_report [--out FOLDER] [--quick]`: registers, spilled bytes, shared memory and matrix
-instructions of each kernel; exit code 1 when one misses what is expected of it (half precision: no spill; all: shared
-memory within the part's limit; a matrix instruction unless the operands are float32).
+`python -m benchmarks.compile_report [--out FOLDER] [--quick]`: registers, spilled bytes, shared memory, matrix
+instructions, tensor work done twice, and static cycles of tensor cores, shared memory and schedulers for a tile. The
+exit code is 1 when a kernel misses what is expected of it. Half precision: no spill, no product that ptxas serializes,
+no work done twice. All: shared memory within the part's limit; a matrix instruction unless the operands are float32.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,10 +18,10 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.language as tl
-from triton.backends import nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from benchmarks import machine_code
 from liif_fast.kernels import configs, launch
 from liif_fast.kernels.backward import liif_backward
 from liif_fast.kernels.configs import BackwardTile, Tile
@@ -76,7 +74,8 @@ def compile_case(case: Case) -> dict[str, Any]:
     """Compile one kernel and read its resources: a row of the report, with what it misses under `misses`."""
     tile, function = case.tile, liif_backward if case.form in BACKWARD else liif_forward
     constants: dict[str, Any] = {
-        **PUBLISHED, **(FORWARD | BACKWARD)[case.form], **dict.fromkeys(UNIT_STRIDES, 1), "INDEX": tl.int32,
+        **PUBLISHED, **(FORWARD | BACKWARD)[case.form], **dict.fromkeys(UNIT_STRIDES, 1),
+        "INDEX": tl.int32, "QUERY": tl.int32,
         "ROWS": tile.rows, "BLOCK_K": tile.block_k, "BLOCK_N": tile.block_n, "STAGES": tile.stages,
         "DOT": launch.DOT[case.precision], "PRECISION": launch.INPUT_PRECISION.get(case.precision, "ieee"),
     }  # fmt: skip
@@ -105,23 +104,35 @@ def compile_case(case: Case) -> dict[str, Any]:
         target=GPUTarget("cuda", case.arch, 32),
         options={"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": False},
     )
-    row = {**case._asdict(), "tile": tile._asdict(), **resources(kernel.asm["cubin"]), "shared": kernel.metadata.shared}
+    found = machine_code.resources(kernel.asm["ptx"], case.arch)
+    row = {**case._asdict(), "tile": tile._asdict(), **found, "shared": kernel.metadata.shared}
     row["instruction"] = next((name for name in INSTRUCTIONS if name in kernel.asm["ptx"]), "")
+    row["duplicated"] = round(machine_code.duplicated(kernel.asm["ttgir"]), 2)
+    if case.form in FORWARD and row["instruction"] != "tcgen05.mma":
+        row["cycles"] = machine_code.cycles(kernel.asm["cubin"], case.arch, tile.warps, _trips(case))._asdict()
+        row["bound"] = _bound(row)
     row["misses"] = misses(row)
     return row
 
 
-def resources(cubin: bytes) -> dict[str, int]:
-    """Registers of a thread and bytes of its stack, which holds what was spilled."""
-    tool = Path(nvidia.__file__).parent / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        text = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"REG:(\d+) STACK:(\d+)", text)
-    if found is None:
-        raise RuntimeError(f"expected registers and stack in cuobjdump's output, got {text!r}")
-    return {"registers": int(found[1]), "spill": int(found[2])}
+def _trips(case: Case) -> list[int]:
+    """How often each loop of the forward kernel runs at the published width, in the order of their starts."""
+    tile = case.tile
+    inner = [9 * -(-64 // tile.block_c)] if isinstance(tile, Tile) and case.form.startswith("direct") else []
+    return [256 // tile.block_k, *inner, 256 // tile.block_n]
+
+
+def _bound(row: dict[str, Any]) -> float | None:
+    """The share of the tensor cores' peak that a tile's static cycles allow, before any latency; None for float32."""
+    rate = {"fp16": 1, "bf16": 1, "tf32": 2}.get(row["precision"])
+    if rate is None:
+        return None
+    layers = 3 + (9 * 64 / 256 if row["form"].startswith("direct") else 0)
+    ideal: float = (
+        row["tile"]["rows"] * 256 * 256 * layers * rate / (16 * 8 * 16) / 4 * machine_code.MMA_CYCLES[row["arch"]]
+    )
+    worst: int = max(row["cycles"].values())
+    return round(ideal / worst, 2)
 
 
 def misses(row: dict[str, Any]) -> list[str]:
@@ -129,6 +140,9 @@ def misses(row: dict[str, Any]) -> list[str]:
     found = []
     if row["precision"] not in configs.FULL and row["spill"]:
         found.append(f"{row['spill']} bytes spilled")
+    found += [f"ptxas serializes: {why}" for why in row["serialized"]]
+    if row["precision"] not in configs.FULL and row["duplicated"] > 1:
+        found.append(f"{row['duplicated']} times the tensor work that is needed")
     if row["shared"] > SHARED[row["arch"]]:
         found.append(f"{row['shared']} bytes of shared memory, {SHARED[row['arch']]} allowed")
     if row["precision"] != "fp32" and not row["instruction"]:
@@ -140,8 +154,16 @@ def line(row: dict[str, Any]) -> str:
     tile = "/".join(str(value) for value in row["tile"].values())
     return (
         f"sm_{row['arch']:<4}{row['precision']:<7}{row['form']:<24}{tile:<19}{row['registers']:>4} regs"
-        f"{row['spill']:>6} spill{row['shared'] // 1024:>5} KiB  {row['instruction']:<16}{'; '.join(row['misses'])}"
+        f"{row['spill']:>6} spill{row['shared'] // 1024:>5} KiB  {row['instruction']:<16}x{row['duplicated']:<5}"
+        f"{_cycles(row):<40}{'; '.join(row['misses'])}"
     )
+
+
+def _cycles(row: dict[str, Any]) -> str:
+    if "cycles" not in row:
+        return ""
+    bound = "" if row["bound"] is None else f" <= {100 * row['bound']:.0f} %"
+    return " ".join(f"{name} {count}" for name, count in row["cycles"].items()) + bound
 
 
 def main(argv: list[str] | None = None) -> int:

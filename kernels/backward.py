@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from liif_fast.kernels.forward import SIZES, extra_columns, matrix_tile, projected_chunk
+from liif_fast.kernels.forward import SIZES, add_extra_columns, matrix_tile, projected_chunk, relu
 from liif_fast.kernels.lookup import ensemble_share, given_query, neighbour
 
 
@@ -38,7 +38,7 @@ def _layer(
     for n in range(0, WIDTH, BLOCK_N):
         cols = n + tl.arange(0, BLOCK_N)
         acc = _product(before, matrix, n, ROWS, WIDTH, WIDTH, BLOCK_N, BLOCK_K, STAGES, PRECISION)
-        acc = tl.maximum(acc + tl.load(bias + cols)[None, :], 0.0)
+        acc = relu(acc + tl.load(bias + cols)[None, :])
         tl.store(after + tl.arange(0, ROWS)[:, None] * WIDTH + cols[None, :], acc.to(after.dtype.element_ty))
 
 
@@ -47,12 +47,12 @@ def _layer_back(
     after, matrix, activated, before, ROWS: tl.constexpr, INNER: tl.constexpr, WIDTH: tl.constexpr,
     BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """before = after @ matrix where the layer's input was activated, else 0: the tile's rows in the workspace."""
+    """before = after @ matrix where the input was activated (or NaN), else 0: the tile's rows in the workspace."""
     tl.debug_barrier()
     for n in range(0, WIDTH, BLOCK_N):
         place = tl.arange(0, ROWS)[:, None] * WIDTH + (n + tl.arange(0, BLOCK_N))[None, :]
         acc = _product(after, matrix, n, ROWS, INNER, WIDTH, BLOCK_N, BLOCK_K, STAGES, PRECISION)
-        acc = tl.where(tl.load(activated + place) > 0.0, acc, 0.0)
+        acc = tl.where(tl.load(activated + place) <= 0.0, 0.0, acc)
         tl.store(before + place, acc.to(before.dtype.element_ty))
 
 
@@ -113,8 +113,8 @@ def liif_backward(
     tl.store(extra + row_id * EXTRA, dy.to(DOT))
     tl.store(extra + row_id * EXTRA + 1, dx.to(DOT))
     if CELL:
-        tl.store(extra + row_id * EXTRA + 2, cell_h.to(DOT))
-        tl.store(extra + row_id * EXTRA + 3, cell_w.to(DOT))
+        tl.store(extra + row_id[:, None] * EXTRA + 2, cell_h.to(DOT))
+        tl.store(extra + row_id[:, None] * EXTRA + 3, cell_w.to(DOT))
 
     first_row = tl.program_id(0).to(tl.int64) * ROWS
     local = tl.arange(0, ROWS)
@@ -123,9 +123,9 @@ def liif_backward(
         part = projected_chunk(
             source, map_row, col, seen, map_width * CHANNELS, CHANNELS, cols, CHANNELS, WIDTH, tl.int64
         )
-        part += extra_columns(rest, first_bias, dy, dx, cell_h, cell_w, cols, WIDTH, CELL)
+        part = add_extra_columns(part, rest, first_bias, dy, dx, cell_h, cell_w, cols, WIDTH, CELL)
         place = hidden + first_row * WIDTH + local[:, None] * WIDTH + cols[None, :]
-        tl.store(place, tl.maximum(part, 0.0).to(DOT))
+        tl.store(place, relu(part).to(DOT))
     for layer in tl.static_range(1, HIDDEN):
         before = hidden + ((layer - 1) * rows + first_row) * WIDTH
         _layer(

@@ -1,6 +1,8 @@
 """Tile sizes by GPU generation: a small table, chosen from compile reports (`python -m benchmarks.compile_report`).
 
-None of them has been timed on a GPU yet; they are the largest tiles that Triton 3.6 and 3.7 compile without a spill.
+None of them has been timed on a GPU yet. Those of half precision have the least static cycles among the tiles that
+Triton 3.5 to 3.9 compile without tensor work done twice, without wgmma that ptxas serializes and without a spill (but
+for one register of sm_90's projected tile in 3.9, written and read once, outside of the loops).
 `liif-fast tune` searches on the user's own device and keeps the winner in the cache directory.
 """
 
@@ -22,12 +24,12 @@ class Tile(NamedTuple):
 
 # Compute capability -> tile for 2-byte operands, projected and direct, at WIDTH 256.
 HALF: dict[int, tuple[Tile, Tile]] = {
-    80: (Tile(64, 64, 32, 64, 8, 3), Tile(64, 32, 32, 64, 8, 2)),
-    86: (Tile(64, 32, 32, 64, 8, 2), Tile(64, 32, 32, 64, 8, 2)),
-    89: (Tile(64, 32, 32, 64, 8, 2), Tile(64, 32, 32, 64, 8, 2)),
-    90: (Tile(128, 64, 64, 64, 8, 3), Tile(64, 64, 64, 64, 8, 2)),
+    80: (Tile(64, 64, 64, 64, 8, 2), Tile(64, 32, 64, 64, 8, 2)),
+    86: (Tile(64, 32, 32, 64, 4, 2), Tile(32, 32, 64, 64, 4, 2)),
+    89: (Tile(64, 32, 32, 64, 4, 2), Tile(32, 32, 64, 64, 4, 2)),
+    90: (Tile(128, 64, 32, 64, 8, 3), Tile(128, 32, 32, 64, 8, 2)),
     100: (Tile(128, 64, 64, 64, 8, 2), Tile(128, 64, 64, 64, 8, 2)),
-    120: (Tile(64, 32, 32, 64, 8, 2), Tile(64, 16, 32, 64, 8, 2)),
+    120: (Tile(64, 32, 32, 64, 4, 2), Tile(32, 32, 64, 64, 4, 2)),
 }
 # 4-byte operands take twice the shared memory: one small tile fits every generation. "tf32x3" holds each operand in two
 # parts, so that some of its registers spill in any tile; these spill least.
@@ -53,7 +55,7 @@ BACKWARD_HALF: dict[int, BackwardTile] = {
     80: BackwardTile(64, 32, 128, 8, 3),
     86: BackwardTile(64, 32, 128, 8, 3),
     89: BackwardTile(64, 32, 128, 8, 3),
-    90: BackwardTile(128, 64, 128, 8, 3),
+    90: BackwardTile(128, 64, 32, 8, 3),
     100: BackwardTile(128, 64, 64, 8, 2),
     120: BackwardTile(64, 64, 128, 8, 2),
 }

@@ -22,14 +22,25 @@ def matrix_tile(matrix, row0, col0, ROWS: tl.constexpr, COLS: tl.constexpr, stri
 
 
 @triton.jit
-def extra_columns(rest, bias, dy, dx, cell_h, cell_w, cols, WIDTH: tl.constexpr, CELL: tl.constexpr):
-    """bias + rest @ (dy, dx[, cell_h, cell_w]) for some columns of layer one; rest is [2 or 4, WIDTH]."""
-    update = tl.load(bias + cols)[None, :] + dy[:, None] * tl.load(rest + cols)[None, :]
-    update += dx[:, None] * tl.load(rest + WIDTH + cols)[None, :]
+def relu(values):
+    """max(values, 0) that hands NaN on, as PyTorch's does: a retry in float32 and GradScaler look for it."""
+    return tl.maximum(values, 0.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def add_extra_columns(part, rest, bias, dy, dx, cell_h, cell_w, cols, WIDTH: tl.constexpr, CELL: tl.constexpr):
+    """part + bias + rest @ (dy, dx[, cell_h, cell_w]) for some columns of layer one; rest is [2 or 4, WIDTH].
+
+    The cell is one of each row or, on a grid, two numbers. The launch forbids the compiler to contract products and
+    sums, so those that may be are named.
+    """
+    update = tl.load(bias + cols)[None, :]
     if CELL:
-        update += cell_h[:, None] * tl.load(rest + 2 * WIDTH + cols)[None, :]
-        update += cell_w[:, None] * tl.load(rest + 3 * WIDTH + cols)[None, :]
-    return update
+        update = tl.fma(cell_h, tl.load(rest + 2 * WIDTH + cols)[None, :], update)
+        update = tl.fma(cell_w, tl.load(rest + 3 * WIDTH + cols)[None, :], update)
+    part += update
+    part = tl.fma(dy[:, None], tl.load(rest + cols)[None, :], part)
+    return tl.fma(dx[:, None], tl.load(rest + WIDTH + cols)[None, :], part)
 
 
 @triton.jit
@@ -84,7 +95,7 @@ def _two_layers(
     acc = tl.zeros([ROWS, OUT], tl.float32)
     for n in tl.range(0, WIDTH, BLOCK_N, num_stages=STAGES):
         part = tl.dot(hidden, matrix_tile(inner, 0, n, WIDTH, BLOCK_N, WIDTH), input_precision=PRECISION)
-        part = tl.maximum(part + tl.load(inner_bias + n + tl.arange(0, BLOCK_N))[None, :], 0.0)
+        part = relu(part + tl.load(inner_bias + n + tl.arange(0, BLOCK_N))[None, :])
         acc = tl.dot(part.to(hidden.dtype), matrix_tile(outer, n, 0, BLOCK_N, OUT, OUT), acc, input_precision=PRECISION)
     return acc
 
@@ -103,7 +114,7 @@ def _rest_of_mlp(
             ROWS, WIDTH, WIDTH, BLOCK_N, STAGES, PRECISION,
         )  # fmt: skip
         bias = tl.load(middle_bias + (2 * pair + 1) * WIDTH + tl.arange(0, WIDTH))
-        hidden = tl.maximum(acc + bias[None, :], 0.0).to(hidden.dtype)
+        hidden = relu(acc + bias[None, :]).to(hidden.dtype)
     if LAYERS % 2 == 1:
         result = _two_layers(
             hidden, middle + (LAYERS - 1) * WIDTH * WIDTH, middle_bias + (LAYERS - 1) * WIDTH, last,
@@ -133,13 +144,17 @@ def liif_forward(
     DIRECT: tl.constexpr, GRID: tl.constexpr, CELL: tl.constexpr, TAPS: tl.constexpr, CORNERS: tl.constexpr,
     CHANNELS: tl.constexpr, WIDTH: tl.constexpr, HIDDEN: tl.constexpr, OUT_DIM: tl.constexpr, OUT: tl.constexpr,
     ROWS: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
-    STAGES: tl.constexpr, INDEX: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+    STAGES: tl.constexpr, INDEX: tl.constexpr, QUERY: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One tile of queries. HIDDEN counts the hidden layers; the weights are [in, out], padded to WIDTH and OUT."""
+    """One tile of queries. HIDDEN counts the hidden layers; the weights are [in, out], padded to WIDTH and OUT.
+
+    INDEX and QUERY are the integers of offsets in a picture's map and of a picture's queries: division is slow in 64
+    bits.
+    """
     PER_TILE: tl.constexpr = ROWS // CORNERS
     batch = tl.program_id(1).to(tl.int64)
     row_id = tl.arange(0, ROWS)
-    query = tl.program_id(0).to(tl.int64) * PER_TILE + row_id // CORNERS
+    query = tl.program_id(0).to(QUERY) * PER_TILE + row_id // CORNERS
     valid = query < queries
     size_y = height.to(tl.float32)
     size_x = width.to(tl.float32)
@@ -147,11 +162,12 @@ def liif_forward(
     if GRID:
         at_y = (grid_top + query // grid_width).to(tl.float32) * grid_step_y + grid_first_y
         at_x = (grid_left + query % grid_width).to(tl.float32) * grid_step_x + grid_first_x
-        cell_h = tl.full([ROWS], 1.0, tl.float32) * (grid_cell_h * size_y)
-        cell_w = tl.full([ROWS], 1.0, tl.float32) * (grid_cell_w * size_x)
+        cell_h = grid_cell_h * size_y
+        cell_w = grid_cell_w * size_x
     else:
+        far = query.to(tl.int64)
         at_y, at_x, cell_h, cell_w = given_query(
-            coord + batch * coord_b + query * coord_q, coord_i, cell + batch * cell_b + query * cell_q, cell_i,
+            coord + batch * coord_b + far * coord_q, coord_i, cell + batch * cell_b + far * cell_q, cell_i,
             valid, size_y, size_x, CELL,
         )  # fmt: skip
     row, col, dy, dx = neighbour(
@@ -177,8 +193,8 @@ def liif_forward(
             part = projected_chunk(
                 source, row, col, valid, stride_y, stride_x, cols, CHANNELS, WIDTH, INDEX
             )  # fmt: skip
-        part += extra_columns(rest, first_bias, dy, dx, cell_h, cell_w, cols, WIDTH, CELL)
-        part = tl.maximum(part, 0.0).to(DOT)
+        part = add_extra_columns(part, rest, first_bias, dy, dx, cell_h, cell_w, cols, WIDTH, CELL)
+        part = relu(part).to(DOT)
         if HIDDEN == 1:
             tile = matrix_tile(last, k, 0, BLOCK_K, NEXT, NEXT)
         else:
@@ -187,7 +203,7 @@ def liif_forward(
     if HIDDEN == 1:
         result = acc
     else:
-        hidden = tl.maximum(acc + tl.load(middle_bias + tl.arange(0, WIDTH))[None, :], 0.0).to(DOT)
+        hidden = relu(acc + tl.load(middle_bias + tl.arange(0, WIDTH))[None, :]).to(DOT)
         result = _rest_of_mlp(
             hidden, middle + WIDTH * WIDTH, middle_bias + WIDTH, last,
             ROWS, WIDTH, OUT, HIDDEN - 2, BLOCK_N, STAGES, PRECISION,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from liif_fast.backends.call import Coordinates
 from liif_fast.geometry import SHIFT_EPS, Grid, Window
 from liif_fast.kernels.configs import FULL, Tile
 from liif_fast.kernels.forward import liif_forward
@@ -20,6 +22,7 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, **dict.fromkeys(FULL, t
 DOT = {"fp16": tl.float16, "bf16": tl.bfloat16, **dict.fromkeys(FULL, tl.float32)}
 INPUT_PRECISION = {"tf32": "tf32", "tf32x3": "tf32x3"}  # of float32 operands, "ieee" for any other
 OUT = 16  # columns of the last layer: the narrowest matrix instruction
+MOST_PICTURES = 65_535  # what CUDA allows in a grid's second dimension
 
 
 class Packed(NamedTuple):
@@ -68,9 +71,51 @@ def pack(
     )
 
 
+MOST_KEPT = 8  # decoders whose packed weights are kept
+_kept: OrderedDict[tuple[Any, ...], tuple[list[Tensor], Packed]] = OrderedDict()
+
+
+def packed(
+    kernel: Tensor | None,
+    rest: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    dtype: torch.dtype,
+    chans: int,
+) -> Packed:
+    """`pack`, kept on a GPU while torch counts no change of the weights: packing takes as long as many queries.
+
+    What torch does not count (writes through `.data`) needs `forget_packed`.
+    """
+    given = [tensor for tensor in (kernel, rest, *weights, *biases) if tensor is not None]
+    if not _counts_changes(given):
+        return pack(kernel, rest, weights, biases, dtype, chans)
+    key = (
+        *((t.data_ptr(), t._version, t.dtype, t.shape, t.stride(), t.device) for t in given),
+        *(kernel is None, dtype, chans),
+    )
+    # The entry holds the weights, so that no others can come to lie at their addresses. Threads may race: both pack.
+    entry = _kept.pop(key, None) or (given, pack(kernel, rest, weights, biases, dtype, chans))
+    _kept[key] = entry
+    while len(_kept) > MOST_KEPT:
+        _kept.popitem(last=False)
+    return entry[1]
+
+
+def forget_packed() -> None:
+    """Pack anew at the next query."""
+    _kept.clear()
+
+
+def _counts_changes(tensors: Sequence[Tensor]) -> bool:
+    """Whether packed weights may be kept: inference tensors count no changes, and a captured graph packs in itself."""
+    on_gpu = tensors[0].is_cuda and not torch.cuda.is_current_stream_capturing()
+    return on_gpu and not any(tensor.is_inference() for tensor in tensors)
+
+
 def forward(
     source: Tensor,
-    where: tuple[Tensor, Tensor | None] | Grid,
+    where: Coordinates | Grid,
     weights: Packed,
     channels: int,
     out_dim: int,
@@ -86,9 +131,17 @@ def forward(
     source: projected map [B, h, w, N], or features [B, C, h, w] where weights.kernel is given; any strides (a stride of
     1 along the channels is the fast one). where: (coord, cell or None) [B, Q, 2], or a Grid.
     """
+    if source.shape[0] > MOST_PICTURES:
+        starts = range(0, source.shape[0], MOST_PICTURES)
+        options: dict[str, Any] = {
+            "local_ensemble": local_ensemble, "cell_decode": cell_decode, "precision": precision, "tile": tile
+        }  # fmt: skip
+        parts = [_pictures(source, where, first) for first in starts]
+        return torch.cat([forward(*part, weights, channels, out_dim, window, **options) for part in parts])
     direct = weights.kernel is not None
     if direct:
-        source = source.permute(0, 2, 3, 1)
+        # A stride along the channels would fetch a sector of memory for each value.
+        source = source.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
     batch, rows, cols, _ = source.shape
     stride_b, stride_y, stride_x, stride_c = source.stride()
     # Offsets within one picture's map; a batch's own are added in 64 bits.
@@ -113,13 +166,23 @@ def forward(
             TAPS=1 if weights.kernel is None else weights.kernel.shape[0], CORNERS=tile.rows // per_tile,
             CHANNELS=channels, WIDTH=width, HIDDEN=hidden, OUT_DIM=out_dim, OUT=OUT,
             ROWS=tile.rows, BLOCK_K=min(tile.block_k, width), BLOCK_N=min(tile.block_n, width), BLOCK_C=tile.block_c,
-            STAGES=tile.stages, INDEX=tl.int64 if far else tl.int32, DOT=DOT[precision],
+            STAGES=tile.stages, INDEX=tl.int64 if far else tl.int32,
+            QUERY=tl.int64 if queries + tile.rows >= 2**31 else tl.int32, DOT=DOT[precision],
             PRECISION=INPUT_PRECISION.get(precision, "ieee"),
             num_warps=tile.warps, num_stages=tile.stages,
             # Pixels are chosen by rounding, see lookup.py.
             enable_fp_fusion=False,
         )  # fmt: skip
     return out
+
+
+def _pictures(source: Tensor, where: Coordinates | Grid, first: int) -> tuple[Tensor, Coordinates | Grid]:
+    """A part of the batch, as many as one launch takes."""
+    part = slice(first, first + MOST_PICTURES)
+    if isinstance(where, Grid):
+        return source[part], where
+    coord, cell = where
+    return source[part], (coord[part], None if cell is None else cell[part])
 
 
 def strided(tensor: Tensor | None, stand_in: Tensor) -> tuple[Any, ...]:

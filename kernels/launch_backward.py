@@ -18,6 +18,8 @@ from liif_fast.kernels.configs import BackwardTile
 # Values of one layer in a chunk: 16,384 rows at the published width, whose workspace is 64 MiB in half precision.
 CHUNK = 2**22
 SEGMENT = 1024  # rows of one product; a GPU needs more of them at once than there are layers
+# On a GPU: few chunks, because each takes some fifteen launches, and as few partial sums as keep it busy.
+GPU_CHUNK, GPU_SEGMENT = 2**24, 4096
 
 
 @torch.no_grad()
@@ -64,14 +66,15 @@ class _Backward:
         d_biases = torch.zeros(self.hidden, self.width, **sums)
 
         total = self.coord.shape[0] * self.coord.shape[1] * self.corners
-        unit = SEGMENT if total > SEGMENT else self.tile.rows
-        rows = min(max(CHUNK // self.width, unit), triton.cdiv(total, unit) * unit)
+        chunk, segment = (GPU_CHUNK, GPU_SEGMENT) if self.source.is_cuda else (CHUNK, SEGMENT)
+        unit = segment if total > segment else self.tile.rows
+        rows = min(max(chunk // self.width, unit), triton.cdiv(total, unit) * unit)
         hidden, delta = (torch.empty(self.hidden, rows, self.width, dtype=self.dtype, device=device) for _ in range(2))
         delta_last = torch.empty(1, rows, launch.OUT, dtype=self.dtype, device=device)
         extra = torch.empty(1, rows, self.extra, dtype=self.dtype, device=device)
         pixel = torch.empty(rows, dtype=torch.int64, device=device)
         atomic = not torch.are_deterministic_algorithms_enabled()
-        segments = max(1, rows // SEGMENT)
+        segments = max(1, rows // segment)
         for first in range(0, total, rows):
             workspace = (hidden, delta, delta_last, extra, pixel, d_source)
             self._launch(grad, workspace, first // self.corners, atomic)

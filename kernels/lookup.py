@@ -22,7 +22,7 @@ def axis_pixel(coord, corner_sign, shift_minus, shift_plus, size):
     """Nearest pixel of one axis after the shift; corner_sign < 0 picks shift_minus."""
     look = coord + tl.where(corner_sign < 0, shift_minus, shift_plus)
     look = tl.minimum(tl.maximum(look, -CLAMP), CLAMP)
-    position = ((look + 1.0) * size - 1.0) / 2.0
+    position = ((look + 1.0) * size - 1.0) * 0.5
     nearest = (position + ROUND) - ROUND
     # The comparison is false for NaN, which then reads pixel 0 and never leaves the map.
     nearest = tl.where(nearest >= 0.0, nearest, 0.0)
@@ -38,7 +38,7 @@ def axis_offset(coord, pixel, first, step, size):
 
 @triton.jit
 def given_query(coord, coord_i, cell, cell_i, valid, size_y, size_x, CELL: tl.constexpr):
-    """Coordinates of each row's query and its cell in half pixels of the map; coord and cell point to its own two."""
+    """Coordinates of each row's query and its cell [ROWS, 1] in half pixels; coord and cell point to its own two."""
     at_y = tl.load(coord, mask=valid, other=0.0)
     at_x = tl.load(coord + coord_i, mask=valid, other=0.0)
     cell_h = at_y
@@ -46,7 +46,7 @@ def given_query(coord, coord_i, cell, cell_i, valid, size_y, size_x, CELL: tl.co
     if CELL:
         cell_h = tl.load(cell, mask=valid, other=0.0) * size_y
         cell_w = tl.load(cell + cell_i, mask=valid, other=0.0) * size_x
-    return at_y, at_x, cell_h, cell_w
+    return at_y, at_x, cell_h[:, None], cell_w[:, None]
 
 
 @triton.jit
@@ -76,4 +76,5 @@ def ensemble_share(dy, dx, ROWS: tl.constexpr, CORNERS: tl.constexpr):
     for c in tl.static_range(4):
         own = tl.sum(tl.where(corner[None, :] == 3 - c, quads, 0.0), axis=1)
         opposite = tl.where(corner[None, :] == c, own[:, None], opposite)
-    return tl.reshape(opposite / total[:, None], [ROWS])
+    # Division by / may round twice.
+    return tl.reshape(tl.div_rn(opposite, tl.broadcast_to(total[:, None], [ROWS // 4, 4])), [ROWS])

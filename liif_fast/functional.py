@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from liif_fast import backends
-from liif_fast.backends import module, pytorch, reference
+from liif_fast.backends import module, proof, pytorch, reference
 from liif_fast.backends.call import Coordinates, Query
 from liif_fast.box import Box
 from liif_fast.errors import UsageError
@@ -32,7 +34,15 @@ def resolve_precision(precision: str, tensor: Tensor) -> str:
         return HALF.get(autocast, "fp32")
     if tensor.dtype in HALF:
         return HALF[tensor.dtype]
-    return "tf32" if tensor.is_cuda and torch.get_float32_matmul_precision() != "highest" else "fp32"
+    return "tf32" if tensor.is_cuda and multiplies_in_tf32() else "fp32"
+
+
+@proof.constant
+def multiplies_in_tf32() -> bool:
+    """Whether torch is set to multiply float32 matrices of a GPU in TF32, by its older setting or its newer one."""
+    # torch 2.9 and newer refuse to tell the older setting once the newer one was used.
+    newer = getattr(torch.backends.cuda.matmul, "fp32_precision", None)
+    return torch.get_float32_matmul_precision() != "highest" if newer is None else newer == "tf32"
 
 
 def project(feat: Tensor, params: DecoderParams, precision: str = "auto") -> Tensor:
@@ -63,12 +73,36 @@ def project(feat: Tensor, params: DecoderParams, precision: str = "auto") -> Ten
 
 def _float32_convolution(feat: Tensor, kernel: Tensor, padding: list[int]) -> Tensor:
     """conv2d that never rounds to TF32, which cuDNN's convolutions do unless a global switch forbids it."""
-    cudnn = torch.backends.cudnn
-    deterministic = cudnn.deterministic or torch.are_deterministic_algorithms_enabled()
-    tail = (cudnn.benchmark, deterministic, cudnn.enabled, False)
-    sides = [1, 1], padding, [1, 1]
-    result: Tensor = torch.ops.aten._convolution(feat, kernel, None, *sides, False, [0, 0], 1, *tail)
+    result: Tensor = _Float32Convolution.apply(feat, kernel, padding)  # type: ignore[no-untyped-call]
     return result
+
+
+class _Float32Convolution(torch.autograd.Function):
+    """Forward and backward by an operator that takes cuDNN's TF32 switch; its own backward reads the global one."""
+
+    @staticmethod
+    def forward(ctx: Any, feat: Tensor, kernel: Tensor, padding: list[int]) -> Tensor:
+        ctx.save_for_backward(feat, kernel)
+        ctx.padding = padding
+        cudnn = torch.backends.cudnn
+        deterministic = cudnn.deterministic or torch.are_deterministic_algorithms_enabled()
+        tail = (cudnn.benchmark, deterministic, cudnn.enabled, False)
+        sides = [1, 1], padding, [1, 1]
+        result: Tensor = torch.ops.aten._convolution(feat, kernel, None, *sides, False, [0, 0], 1, *tail)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        """Convolutions again: of the gradient with the turned kernel, and of the features with the gradient."""
+        feat, kernel = ctx.saved_tensors
+        d_feat = d_kernel = None
+        if ctx.needs_input_grad[0]:
+            turned = kernel.flip(2, 3).transpose(0, 1)
+            rest = [side - 1 - pad for side, pad in zip(kernel.shape[2:], ctx.padding, strict=True)]
+            d_feat = _float32_convolution(grad, turned, rest)
+        if ctx.needs_input_grad[1]:
+            d_kernel = _float32_convolution(feat.transpose(0, 1), grad.transpose(0, 1), ctx.padding).transpose(0, 1)
+        return d_feat, d_kernel, None
 
 
 def query(
@@ -205,8 +239,10 @@ def _answer(asked: Query, backend: str, prologue: str, plain: bool, gradient: bo
     feat, projected, where, params, _, precision = asked
     source = projected if feat is None else feat
     assert source is not None
-    name = backends.select(backend, source.device, precision, params, plain=plain, gradient=gradient)
-    direct = projected is None and _direct(prologue, name, asked, gradient)
+    few = projected is None and prologue != "projected" and (prologue == "direct" or _few(asked))
+    form = proof.form_of(params, grid=isinstance(where, Grid), direct=few, gradient=gradient)
+    name = backends.select(backend, source.device, precision, params, plain=plain, gradient=gradient, form=form)
+    direct = projected is None and _direct(prologue, name, few, gradient)
     if name == "reference" and not isinstance(where, Grid) and where[0].shape[1] == 0:
         name = pytorch.NAME  # The published code cannot tell the columns of no rows.
     if isinstance(where, Grid) and name not in backends.FUSED:
@@ -249,7 +285,7 @@ def _source(feat: Tensor | None, projected: Tensor | None, params: DecoderParams
     return projected
 
 
-def _direct(prologue: str, name: str, asked: Query, gradient: bool) -> bool:
+def _direct(prologue: str, name: str, few: bool, gradient: bool) -> bool:
     """Whether the kernel unfolds the features itself; its gradients are those of a projected map."""
     if prologue not in PROLOGUES:
         raise UsageError(f"prologue: expected one of {', '.join(PROLOGUES)}, got {prologue!r}")
@@ -259,13 +295,20 @@ def _direct(prologue: str, name: str, asked: Query, gradient: bool) -> bool:
         raise UsageError(
             f"prologue: backend {name!r} reads projected maps only{when}; use 'projected', or backend='triton'"
         )
-    if not able or prologue == "projected":
+    return able and few
+
+
+def _few(asked: Query) -> bool:
+    """Whether the queries are so few that unfolding inside the kernel costs less than projecting the whole map.
+
+    Projecting applies layer one's feature columns once for each pixel of the map, the direct form once for each of the
+    four neighbours of each query, and reads its features again for each of four chunks of columns. A traced graph must
+    serve any number of queries.
+    """
+    if torch.compiler.is_compiling():
         return False
-    # Projecting applies layer one's feature columns once for each pixel of the map, the direct form once for each of
-    # the four neighbours of each query. A traced graph must serve any number of queries.
     queries = asked.where.box.pixels if isinstance(asked.where, Grid) else asked.where[0].shape[1]
-    few = not torch.compiler.is_compiling() and 4 * queries < asked.window.height * asked.window.width
-    return prologue == "direct" or few
+    return 16 * queries < asked.window.height * asked.window.width
 
 
 def check_feat(feat: Tensor, params: DecoderParams) -> None:

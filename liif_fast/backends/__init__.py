@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from liif_fast.backends import cpu, pytorch, triton
+from liif_fast.backends.proof import Form, form_of
 from liif_fast.errors import BackendError, UsageError
 from liif_fast.params import DecoderParams
 
@@ -49,14 +50,17 @@ def select(
     *,
     plain: bool = False,
     gradient: bool = False,
+    form: Form | None = None,
 ) -> str:
     """The backend that runs: the best usable one for "auto", else the named one or BackendError.
 
     plain: only PyTorch operations will do (gradients of coordinates, float64). gradient: features or weights need a
-    gradient. A fused backend that cannot gives way to `torch`.
+    gradient. A fused backend that cannot gives way to `torch`. form: what "auto" wants proved of a GPU backend; by
+    default that of a picture's grid.
     """
     if name == "auto":
-        name = pytorch.NAME if plain else _best(device, precision, params, gradient)
+        form = form or form_of(params, grid=True, direct=False, gradient=gradient)
+        name = pytorch.NAME if plain else _best(device, precision, params, form)
     elif name not in NAMES:
         raise UsageError(f"backend: expected one of auto, {', '.join(NAMES)}, got {name!r}")
     reason = unusable_reason(name, device, precision, params)
@@ -68,13 +72,13 @@ def select(
 
 def eight_bit_precision(name: str) -> str:
     """The fastest precision of a backend whose answers, rounded to 8 bits, are those of fp32 (but for rare ties)."""
-    return cpu.EIGHT_BIT_PRECISION if name == cpu.NAME else "fp32"
+    return FUSED[name].EIGHT_BIT_PRECISION if name in FUSED else "fp32"
 
 
-def _best(device: torch.device, precision: str, params: DecoderParams | None, gradient: bool) -> str:
+def _best(device: torch.device, precision: str, params: DecoderParams | None, form: Form) -> str:
     for name, module in FUSED.items():
         runs = module.unusable_reason(device, precision, params) is None
-        if runs and module.unchosen_reason(device, precision, gradient) is None:
+        if runs and module.unchosen_reason(device, precision, form) is None:
             return name
     return pytorch.NAME
 
@@ -89,7 +93,8 @@ def report(params: DecoderParams | None = None, precision: str = "fp32") -> list
         module = FUSED.get(name, pytorch if name == pytorch.NAME else None)
         if module is not None and reason is None:
             about = module.detail()
-            unchosen = module.unchosen_reason(device, precision) if name in FUSED else None
+            form = form_of(params, grid=True, direct=False, gradient=False)
+            unchosen = module.unchosen_reason(device, precision, form) if name in FUSED else None
             about += "" if unchosen is None else f"; not taken by auto: {unchosen}"
         rows.append(BackendReport(name, reason is None, reason or "", about))
     return rows

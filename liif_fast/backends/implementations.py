@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from liif_fast.backends.call import Call
 from liif_fast.box import Box
 from liif_fast.geometry import Grid, Window, grid_queries
-from liif_fast.native import decoder, library
+from liif_fast.native import extension
 
 Answers = tuple[Tensor, Tensor]
 Gradients = tuple[Tensor, Tensor, list[Tensor], list[Tensor]]
 
 
 def _cpu_arguments(call: Call) -> tuple[Any, ...]:
-    """What every function of the C++ decoder is given."""
+    """What every C++ operator is given."""
     coord, cell = call.coord, call.cell
     if call.grid is not None:
         coord, cell = grid_queries(_grid(call.grid), call.source.shape[0])
@@ -30,30 +31,34 @@ def _cpu_arguments(call: Call) -> tuple[Any, ...]:
         [bias.float() for bias in call.biases],
         call.local_ensemble,
         call.window,
-        library.BEST["bf16" if call.precision == "bf16" else "fp32"],
+        extension.BEST["bf16" if call.precision == "bf16" else "fp32"],
     )
 
 
 def _cpu(call: Call) -> Tensor:
-    return decoder.query(*_cpu_arguments(call))
+    answer: Tensor = torch.ops.liif_fast.cpu_query(*_cpu_arguments(call))
+    return answer
 
 
 def _cpu_keeping(call: Call) -> Answers:
-    return decoder.query_keeping(*_cpu_arguments(call))
+    answers: Answers = torch.ops.liif_fast.cpu_query_keeping(*_cpu_arguments(call))
+    return answers
 
 
 def _cpu_backward(grad: Tensor, kept: Tensor | None, call: Call) -> Gradients:
     if kept is None:
         _, kept = _cpu_keeping(call)
-    return decoder.query_backward(grad.float(), kept, *_cpu_arguments(call))
+    gradients: Gradients = torch.ops.liif_fast.cpu_query_backward(grad.float(), *_cpu_arguments(call), kept)
+    return gradients
 
 
 def _triton(call: Call) -> Tensor:
     from liif_fast.kernels import launch, tuning
 
     source, kernel, precision = call.source, call.kernel, call.precision
-    tile = tuning.tile_for(source, precision, direct=kernel is not None)
-    packed = launch.pack(kernel, call.rest, call.weights, call.biases, launch.DTYPES[precision], tile.block_c)
+    width = launch.padded_width(call.rest.shape[0])
+    tile = tuning.tile_for(source, precision, direct=kernel is not None, width=width)
+    packed = launch.packed(kernel, call.rest, call.weights, call.biases, launch.DTYPES[precision], tile.block_c)
     return launch.forward(
         source,
         (call.coord, call.cell) if call.coord is not None else _grid(call.grid or ()),

@@ -15,7 +15,9 @@ from liif_fast.native.tracing import without_autocast
 from liif_fast.params import DecoderParams
 
 NAME = "torch"
-CHUNK = 8_192  # queries at a time without gradients: the activations of a chunk then stay near the cache
+# Queries at a time without gradients: on a CPU the activations of a chunk then stay near the cache; a GPU wants them
+# many, since each operation costs a launch.
+CHUNK, GPU_CHUNK = 8_192, 2**18
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DTYPES["tf32x3"] = torch.float32  # for the projection that the triton backend reads
 
@@ -43,10 +45,11 @@ def run(asked: Query) -> Tensor:
     grad = torch.is_grad_enabled() and (
         projected.requires_grad or coord.requires_grad or any(w.requires_grad for w in params.weights)
     )
-    if grad or torch.compiler.is_compiling() or coord.shape[1] <= CHUNK:
+    chunk = GPU_CHUNK if projected.is_cuda else CHUNK
+    if grad or torch.compiler.is_compiling() or coord.shape[1] <= chunk:
         return _chunk(projected, (coord, cell), params, asked.window, dtype)
-    cells = repeat(None) if cell is None else cell.split(CHUNK, 1)
-    parts = zip(coord.split(CHUNK, 1), cells, strict=False)
+    cells = repeat(None) if cell is None else cell.split(chunk, 1)
+    parts = zip(coord.split(chunk, 1), cells, strict=False)
     return torch.cat([_chunk(projected, part, params, asked.window, dtype) for part in parts], dim=1)
 
 

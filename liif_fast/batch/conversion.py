@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from liif_fast import backends, checkpoint, files, image
-from liif_fast.backends import cpu
+from liif_fast.backends import triton
 from liif_fast.batch import streaming
 from liif_fast.box import Region
 from liif_fast.errors import ImageError, UsageError
@@ -154,8 +154,15 @@ class Converter:
         self.backend, self._deep_precision = settle(self.model, settings.backend, settings.precision)
         self.precision = self._deep_precision
         asked = settings.precision if settings.precision != "auto" else getattr(self.model, "precision", "auto")
-        if asked == "auto" and (self.backend, self.precision) == (cpu.NAME, "fp32"):
-            self.precision = cpu.EIGHT_BIT_PRECISION
+        if asked == "auto" and self.precision == "fp32" and self.backend in backends.NAMES:
+            self._choose_for_eight_bits()
+
+    def _choose_for_eight_bits(self) -> None:
+        """Backend and precision of 8-bit pictures; on a GPU the backend may be another one than for fp32."""
+        on_gpu = next(self.model.parameters()).is_cuda
+        self.precision = backends.eight_bit_precision(triton.NAME if on_gpu else self.backend)
+        if on_gpu and self.settings.backend == "auto":
+            self.backend, _ = settle(self.model, "auto", self.precision)
 
     def __call__(
         self,

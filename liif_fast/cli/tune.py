@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from liif_fast.kernels.configs import Tile
 
 SIDE, OUT = 256, 1024  # feature map and output of the published width that are timed
+CHECKED = 32  # side of the output whose answers are compared
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -53,12 +54,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 class _Timer:
-    """Median milliseconds of one launch at the published width with a tile."""
+    """Median milliseconds of one launch at the published width with a tile, after its answers were found right."""
 
     def __init__(self, device: torch.device, precision: str, direct: bool) -> None:
         import torch
 
         self.precision, self.direct = precision, direct
+        self._exact: torch.Tensor | None = None
         widths = (580, 256, 256, 256, 256, 3)
         self.weights = [torch.randn(n, m, device=device) * m**-0.5 for m, n in pairwise(widths[1:])]
         self.biases = [torch.zeros(n, device=device) for n in widths[1:]]
@@ -71,18 +73,52 @@ class _Timer:
     def __call__(self, tile: Tile) -> float:
         from triton.testing import do_bench
 
+        self._check(tile)
+        took: float = do_bench(lambda: self._launch(tile, OUT), return_mode="median")
+        return took
+
+    def _launch(self, tile: Tile, side: int) -> torch.Tensor:
+        """Answers of a side x side output: [1, side * side, 3]."""
         from liif_fast.box import Box
         from liif_fast.geometry import Grid, Window
         from liif_fast.kernels import launch
 
         dtype = launch.DTYPES[self.precision]
-        packed = launch.pack(self.kernel, self.rest, self.weights, self.biases, dtype, tile.block_c)
-        grid, window = Grid((OUT, OUT), Box(0, 0, OUT, OUT)), Window(SIDE, SIDE)
-        channels = 64 if self.direct else 256
+        packed = launch.packed(self.kernel, self.rest, self.weights, self.biases, dtype, tile.block_c)
+        grid, window = Grid((side, side), Box(0, 0, side, side)), Window(SIDE, SIDE)
         options: dict[str, Any] = {"local_ensemble": True, "cell_decode": True, "precision": self.precision}
         source = self.source.to(dtype)
-        took: float = do_bench(
-            lambda: launch.forward(source, grid, packed, channels, 3, window, tile=tile, **options),
-            return_mode="median",
-        )
-        return took
+        return launch.forward(source, grid, packed, 64 if self.direct else 256, 3, window, tile=tile, **options)
+
+    def _check(self, tile: Tile) -> None:
+        """WrongAnswer unless some answers are those of float64."""
+        from liif_fast.backends import proof
+        from liif_fast.kernels import tuning
+
+        got, want = self._launch(tile, CHECKED), self._truth()
+        worst = float((got - want).abs().max() / want.abs().max())
+        if not worst <= proof.TOLERANCE[self.precision]:
+            raise tuning.WrongAnswer(f"{tile} is off by {worst:.1e} of the values")
+
+    def _truth(self) -> torch.Tensor:
+        """The same answers in float64."""
+        if self._exact is None:
+            import torch.nn.functional as F
+
+            from liif_fast.backends import pytorch
+            from liif_fast.backends.call import Query
+            from liif_fast.box import Box
+            from liif_fast.geometry import Grid, Window, grid_queries
+            from liif_fast.params import DecoderParams
+
+            source, kernel = self.source.double(), self.kernel
+            if kernel is not None:
+                source = F.conv2d(source, kernel.double(), padding=1).permute(0, 2, 3, 1).contiguous()
+            # Layer one's feature columns are in the map already.
+            first = F.pad(self.rest, (576, 0)).double()
+            params = DecoderParams(
+                (first, *(weight.double() for weight in self.weights)), tuple(b.double() for b in self.biases), 64
+            )
+            where = grid_queries(Grid((CHECKED, CHECKED), Box(0, 0, CHECKED, CHECKED)), 1, source.device)
+            self._exact = pytorch.run(Query(None, source, where, params, Window(SIDE, SIDE), "fp32"))
+        return self._exact

@@ -33,7 +33,8 @@ class ProjectionCache:
     the same content of the weights (which sees optimizer steps, `load_state_dict` and writes through `.data` alike),
     the same precision and autocast state. Inference tensors count no versions: their whole content is
     compared. Other features are compared on a sparse grid of pixels besides, for writers that torch does not count
-    (`.data`, a CUDA graph); one that changes a few pixels only must be followed by `clear`.
+    (`.data`, a CUDA graph); one that changes a few pixels only must be followed by `clear`. On a GPU only versions are
+    compared, since contents would have to wait for it: there every uncounted writer must be followed by `clear`.
 
     The features are referred to weakly: the entry goes when they go. Copies and pickles of a cache are empty.
     """
@@ -136,16 +137,27 @@ def _key(feat: Tensor, weights: tuple[Tensor, ...], switches: tuple[Any, ...]) -
         feat.dtype,
         feat.device,
         *((weight.shape, weight.dtype, weight.device) for weight in weights),
+        *((w.data_ptr(), w._version) for w in weights if _counts_changes(feat, weights)),
         switches,
         autocast_dtype(feat.device),
-        torch.get_float32_matmul_precision(),
+        functional.multiplies_in_tf32(),
     )
 
 
 def _fits(entry: _Entry, feat: Tensor, weights: tuple[Tensor, ...], key: tuple[Any, ...]) -> bool:
     if entry.feat() is not feat or entry.key != key:
         return False
+    if _counts_changes(feat, weights):
+        return True
     return all(map(torch.equal, entry.weights, weights)) and torch.equal(entry.content, _witness(feat))
+
+
+def _counts_changes(feat: Tensor, weights: tuple[Tensor, ...]) -> bool:
+    """Whether the versions in the key are all that is looked at.
+
+    On a GPU a comparison of contents waits for the device at each query, longer than the query takes.
+    """
+    return feat.is_cuda and not any(tensor.is_inference() for tensor in (feat, *weights))
 
 
 def _witness(feat: Tensor) -> Tensor:

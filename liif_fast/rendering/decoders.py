@@ -20,6 +20,7 @@ Queries = Grid | tuple[Tensor, Tensor]  # pixels of a regular output, or coord a
 Answer = Callable[[Queries], Tensor]  # -> [1, Q, out_dim]
 
 BAND = 2**17  # queries at a time: their coordinates, cells and answers are small beside a tile
+GPU_BAND = 2**22  # on a GPU: what a fused kernel needs for more than a launch's own time
 PLAIN_BAND = 30_000  # the published demo's, for decoders that hold all activations of a band
 OPAQUE = "model"  # the name of decoders that are no backend's
 
@@ -69,7 +70,8 @@ class _Liif(Decoder):
         self.params = params
         self.floats = params.weights[0].shape[0]
         self.reads_whole_map = backend == "reference"
-        self.band = PLAIN_BAND if self.reads_whole_map else BAND
+        band = GPU_BAND if params.weights[0].is_cuda else BAND
+        self.band = PLAIN_BAND if self.reads_whole_map else band
 
     def open(self, encoding: Encoding, place: Place, precision: str) -> Answer:
         if not self.reads_whole_map:

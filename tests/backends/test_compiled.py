@@ -16,7 +16,7 @@ import pytest
 import torch
 from support.compiled_gpu import CompiledGPU
 from support.golden import GoldenCase, golden_cases, to_double
-from support.triton_device import poison
+from support.triton_device import DEVICE, poison
 from torch import Tensor
 
 from liif_fast import functional
@@ -66,7 +66,7 @@ def features(channels: int = 64) -> Tensor:
 
 
 def forward_error(gpu: CompiledGPU, precision: str, form: str, params: DecoderParams) -> float:
-    """Largest error of the blocks that ran, beside the largest answer; the other answers must be untouched."""
+    """Largest error of the blocks that ran, beside the largest answer."""
     feat = features(params.channels)
     grid = Grid(SIZE, Box(0, 0, *SIZE))
     coord, cell = grid_queries(grid, 1)
@@ -78,8 +78,8 @@ def forward_error(gpu: CompiledGPU, precision: str, form: str, params: DecoderPa
     with gpu.in_use():
         got = triton.run(asked)[0]
     ran = ~torch.isnan(got).all(1)
-    assert ran.any()
-    return float((got - want)[ran].abs().max() / want.abs().max())
+    # Nothing but NaN is what a tile gives that reads what was never written.
+    return float((got - want)[ran].abs().max() / want.abs().max()) if ran.any() else float("inf")
 
 
 Question = tuple[Tensor, Tensor, Tensor, DecoderParams]  # projected map, coord, cell, decoder
@@ -235,6 +235,11 @@ def test_a_dropped_barrier_is_found() -> None:
         gpu = CompiledGPU(80, seed=number, change=without_barrier(number))
         found += not gradient_excess(gpu, "fp16", "backward", params) <= 2
     assert found >= 3
+
+
+def test_the_kernels_tests_do_not_skip_for_want_of_an_interpreter() -> None:
+    """TRITON_INTERPRET counts only if it is set before the package is imported; test_triton.py would skip silently."""
+    assert triton.unusable_reason(DEVICE, "fp32") is None
 
 
 def test_the_stand_in_is_used_only_within_its_block() -> None:

@@ -221,3 +221,26 @@ def test_opcheck() -> None:
     torch.library.opcheck(
         torch.ops.liif_fast.query_backward.default, (grad, None, projected, None, coord, cell, None, *shared)
     )
+
+
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a GPU")
+def test_gradients_in_a_captured_graph() -> None:
+    params = tracked(on_device(random_params(4, [16, 16])))
+    feat = seeded((2, 4, 5, 6), 1, 1).to(DEVICE).requires_grad_()
+    coord, cell = (t.to(DEVICE) for t in random_queries(2, 30))
+
+    def run() -> Tensor:
+        answer = functional.query(feat, coord, cell, params, backend="triton", precision="fp32")
+        return torch.autograd.grad(answer.sum(), feat)[0]
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        want = run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run()
+    captured.zero_()
+    graph.replay()
+    torch.testing.assert_close(captured, want, rtol=0, atol=1e-5)

@@ -56,7 +56,7 @@ def test_the_fastest_tile_of_each_prologue_is_kept(
         assert line.endswith(f"2.00 times the table's speed -> {file}")
         assert f"{name}: " in err
     assert len(json.loads(file.read_text())) == 2
-    assert len(set(timed)) > 50
+    assert len(set(timed)) > 30
     tuning._tuned.cache_clear()
 
 
@@ -72,5 +72,6 @@ def test_a_launch_is_timed(direct: bool, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(testing, "do_bench", once)
     monkeypatch.setattr(tune, "SIDE", 4)
+    monkeypatch.setattr(tune, "CHECKED", 2)
     monkeypatch.setattr(tune, "OUT", 3)
     assert tune._Timer(torch.device("cpu"), "fp16", direct)(configs.INTERPRETED) == 0.25

@@ -40,10 +40,22 @@ def _packed(ins: Instruction, function: Function) -> Effect:
     return _simple(ins, packed)
 
 
+def _only(ins: Instruction, *known: str) -> None:
+    """Unknown unless what stands between an instruction's name and its type is known."""
+    for part in ins.parts[1:-1]:
+        if part not in known:
+            raise Unknown(f"unknown modifier .{part} of {ins.name}")
+
+
+def _mixed(ins: Instruction, function: Function) -> Effect:
+    """add, sub or fma in float32 of narrow values: all sources but the last are f16 or bf16."""
+    kinds = [ins.type] * (len(ins.operands) - 2) + ["f32"]
+    widen = from_bfloat16 if ins.type == "bf16" else (lambda value: value.astype("f4"))
+    return _simple(ins, lambda *values: function(*map(widen, values[:-1]), values[-1]), kinds)
+
+
 def _floating(ins: Instruction, function: Function) -> Effect:
-    """By the type: single values, pairs, with .relu and .sat."""
-    if has(ins, "sat"):
-        raise Unknown(f"unknown modifier of {ins.name}")
+    """By the type: single values, pairs, with .relu."""
     relu = has(ins, "relu")
     limited = (lambda *values: _relu(function(*values))) if relu else function
     if ins.type.endswith("x2"):
@@ -66,16 +78,20 @@ def _is_float(kind: str) -> bool:
 
 @instruction("add", "sub")
 def _add(ins: Instruction) -> Effect:
-    if has(ins, "cc"):
-        raise Unknown(f"unknown form {ins.name}")
     function = np.add if ins.parts[0] == "add" else np.subtract
+    if ins.parts[-2:] in (("f32", "f16"), ("f32", "bf16")):
+        _only(ins, "rn", "f32")
+        return _mixed(ins, function)
+    _only(ins, "rn")
     return _floating(ins, function) if _is_float(ins.type) else _simple(ins, function)
 
 
 @instruction("mul", "mad")
 def _multiply(ins: Instruction) -> Effect:
     if _is_float(ins.type):
+        _only(ins, "rn")
         return _floating(ins, np.multiply)
+    _only(ins, "lo", "hi", "wide")
     adds = ins.parts[0] == "mad"
     wide = WIDER.get(ins.type, "")
     if has(ins, "wide"):
@@ -100,6 +116,10 @@ def _high(a: Array, b: Array) -> Array:
 
 @instruction("fma")
 def _fma(ins: Instruction) -> Effect:
+    if ins.parts[-2:] in (("f32", "f16"), ("f32", "bf16")):
+        _only(ins, "rn", "f32")
+        return _mixed(ins, _fma32)
+    _only(ins, "rn", "relu")
     if ins.type == "f32":
         return _simple(ins, _fma32)
     if ins.type == "f32x2":
@@ -114,6 +134,7 @@ def _fma32(a: Array, b: Array, c: Array) -> Array:
 
 @instruction("min", "max")
 def _extreme(ins: Instruction) -> Effect:
+    _only(ins, "NaN")
     least = ins.parts[0] == "min"
     if not _is_float(ins.type):
         return _simple(ins, np.minimum if least else np.maximum)
@@ -124,12 +145,14 @@ def _extreme(ins: Instruction) -> Effect:
 
 @instruction("neg", "abs")
 def _sign(ins: Instruction) -> Effect:
+    _only(ins)
     function = np.negative if ins.parts[0] == "neg" else np.abs
     return _floating(ins, function) if _is_float(ins.type) else _simple(ins, function)
 
 
 @instruction("div", "rem")
 def _divide(ins: Instruction) -> Effect:
+    _only(ins, "rn", "full")
     if _is_float(ins.type):
         return _simple(ins, np.divide)
     quotient = ins.parts[0] == "div"

@@ -18,8 +18,9 @@ ROUNDINGS = {"rzi": np.trunc, "rni": np.rint, "rmi": np.floor, "rpi": np.ceil}
 def _convert(ins: Instruction) -> Effect:
     to, source = ins.parts[-2:]
     put = write(ins.operands[0])
-    if has(ins, "sat", "satfinite", "rs"):
-        raise Unknown(f"unknown form {ins.name}")
+    for part in ins.parts[1:-2]:
+        if part not in ("rn", "rna", "relu", *ROUNDINGS):
+            raise Unknown(f"unknown modifier .{part} of {ins.name}")
     if to in ("f16x2", "bf16x2"):
         return _to_pair(ins, to[:-2])
     if to == "tf32":

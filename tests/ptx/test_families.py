@@ -144,6 +144,16 @@ def test_pairs_of_halves() -> None:
     np.testing.assert_array_equal(got[:, 1], relu[::-1])
 
 
+def test_sums_of_mixed_width() -> None:
+    with np.errstate(all="ignore"):
+        wide = HALVES[0].astype("f4")
+        np.testing.assert_array_equal(each("add.rn.f32.f16 $0, $1, $2;", HALVES[0], FLOATS[1]), wide + FLOATS[1])
+        np.testing.assert_array_equal(
+            each("fma.rn.f32.f16 $0, $1, $2, $3;", HALVES[0], HALVES[1], FLOATS[2]),
+            (wide.astype("f8") * HALVES[1] + FLOATS[2]).astype("f4"),
+        )
+
+
 def test_pairs_of_float32() -> None:
     packed = [np.ascontiguousarray(np.stack([FLOATS[k], FLOATS[2]], 1)).view("u8")[:, 0] for k in range(2)]
     got = each("add.rn.f32x2 $0, $1, $2;", *packed, result="u8").view("f4").reshape(32, 2)
@@ -224,7 +234,11 @@ def test_a_loop_and_lanes_that_part() -> None:
 
 def test_what_is_unknown_names_itself() -> None:
     out = torch.zeros(32, dtype=torch.int32)
-    for line, name in (("sin.approx.f32 %r1, %r2;", "sin.approx.f32"), ("add.cc.u32 %r1, %r2, %r3;", "add.cc.u32")):
+    lines = (
+        *(("sin.approx.f32 %r1, %r2;", "sin.approx.f32"), ("add.cc.u32 %r1, %r2, %r3;", "add.cc.u32")),
+        *(("add.rn.ftz.f32 %r1, %r2, %r3;", ".ftz"), ("cvt.rn.satfinite.f16.f32 %h1, %r3;", ".satfinite")),
+    )
+    for line, name in lines:
         with pytest.raises(ptx.Unknown, match=name):
             run(line, out)
     with pytest.raises(ptx.Unknown, match=r"%clock"):

@@ -63,6 +63,7 @@ class CompiledGPU:
         self.arch, self.blocks, self.change = arch, blocks, change
         self.options = {"seed": seed, "late": late}
         self.executed = self.unwritten_reads = 0
+        self.compiled: Compiled | None = None  # the latest kernel
 
     @contextmanager
     def in_use(self) -> Iterator[CompiledGPU]:
@@ -71,7 +72,11 @@ class CompiledGPU:
         with (
             patch.object(launch, "liif_forward", _Kernel(self, launch.liif_forward)),
             patch.object(launch_backward, "liif_backward", _Kernel(self, launch_backward.liif_backward)),
-            patch.object(tuning, "tile_for", lambda source, precision, **o: configs.choose(capability, precision, **o)),
+            patch.object(
+                tuning,
+                "tile_for",
+                lambda source, precision, direct, width: configs.choose(capability, precision, direct),
+            ),
             patch.object(
                 launch_backward, "tile_for", lambda source, precision: configs.choose_backward(capability, precision)
             ),
@@ -88,7 +93,7 @@ class CompiledGPU:
         }
         constants = {name: value for name, value in arguments.items() if name.isupper()}
         request = Request(kernel.__name__, self.arch, described, constants, options["num_warps"], options["num_stages"])
-        found = compiled(request)
+        found = self.compiled = compiled(request)
         text = found.ptx if self.change is None else self.change(found.ptx)
         program = ptx.parse(text, kernel.__name__)
         values = [tensors[name].data_ptr() if name in tensors else arguments[name] for name in found.names]
