@@ -20,6 +20,7 @@ from liif_fast.batch import streaming
 from liif_fast.box import Box
 from liif_fast.rendering.options import Options
 from liif_fast.rendering.request import Request
+from liif_fast.rendering.source import open_picture
 from liif_fast.upscaling import prepare_output
 
 
@@ -48,7 +49,8 @@ def main() -> None:
     with Image.open(args.picture) as opened:
         picture = np.asarray(opened.convert("RGB").resize(args.size))
     model: Any = load()
-    output = prepare_output(picture, Request(args.scale), Options("cpu"), model=model)
+    region = Request(args.scale).region((picture.shape[0], picture.shape[1]), None)
+    output = prepare_output(model, open_picture(picture, model), region, Options("cpu"))
     source = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None]
     times: dict[str, list[float]] = {"arithmetic": [], "tiff": [], "tiff deflated": [], "zarr": []}
     with tempfile.TemporaryDirectory() as folder:

@@ -31,3 +31,7 @@ class Region(NamedTuple):
 
     size: tuple[int, int]
     box: Box
+
+    def part(self, box: Box) -> Region:
+        """The pixels of this region that lie in a box, which is counted from the region's top left corner."""
+        return self._replace(box=box._replace(top=self.box.top + box.top, left=self.box.left + box.left))

@@ -72,50 +72,33 @@ def upscale(
         CheckpointError: a file that holds no model.
         LiifError: the memory does not suffice.
     """
+    network = open_model(model)
+    pixels = open_picture(image, network)
+    region = Request(scale, size, width, height, roi).region((pixels.shape[-2], pixels.shape[-1]), max_pixels)
     options = Options(backend, precision, tile, memory, progress=progress)
-    request = Request(scale, size, width, height, roi)
-    output = prepare_output(
-        image,
-        request,
-        options,
-        model=model,
-        wrap=wrap,
-        max_pixels=max_pixels,
-        fidelity=Fidelity(consistent, keep_gray=consistent),
-    )
-    return output.whole(image)
+    fidelity = Fidelity(consistent, keep_gray=consistent)
+    return prepare_output(network, pixels, region, options, wrap, fidelity).whole(image)
 
 
 def prepare_output(
-    image: Any,
-    request: Request,
+    model: nn.Module,
+    pixels: Pixels,
+    region: Region,
     options: Options,
-    *,
-    model: nn.Module | str | os.PathLike[str] | None = None,
     wrap: bool | str | None = None,
-    max_pixels: int | None = MAX_PIXELS,
-    part: Box | None = None,
     fidelity: Fidelity = PUBLISHED,
-    any_level: bool = False,
 ) -> Output:
-    """What `upscale` makes of a picture, to be had in parts; the arguments and errors are those of `upscale`.
+    """A region of the output that `upscale` makes of a picture (`open_picture`), to be had in parts.
 
-    image: may also be a `liif_fast.image.FileArray`, without wrap. part: only these pixels of the result. any_level:
-    floating values may lie beyond [0, 1]; only for a consistent result.
+    A picture that stays in its file cannot wrap. The errors are those of `upscale`.
     """
-    network = open_model(model)
-    pixels = open_picture(image, network, any_level=any_level)
     shape = pixels.shape[-2], pixels.shape[-1]
-    region = request.region(shape, max_pixels)
-    if part is not None:
-        box = part._replace(top=region.box.top + part.top, left=region.box.left + part.left)
-        region = region._replace(box=box)
     footprint = shape[0] / region.size[0], shape[1] / region.size[1]
-    margin = periodic.margins(network, wrap, footprint)
+    margin = periodic.margins(model, wrap, footprint)
     target: Target = RegularTarget(region, shape, margin)
     if fidelity.consistent:
         target = ConsistentTarget(target, region, shape, margin)
-    return Output(network, pixels, target, options, fidelity)
+    return Output(model, pixels, target, options, fidelity)
 
 
 class RegularTarget:
@@ -126,17 +109,14 @@ class RegularTarget:
         self._margin, self._region = periodic.padded_region(region, shape, margin)
 
     def parts(self, model: nn.Module, pictures: Sequence[Pixels], options: Options) -> Iterator[tuple[Box, Tensor]]:
-        padded = [periodic.pad(picture, self._margin) for picture in pictures]
-        first = self._region.box
-        for box, values in pieces(model, padded, self._region, options):
-            yield box._replace(top=box.top - first.top, left=box.left - first.left), values
+        return pieces(model, [periodic.pad(picture, self._margin) for picture in pictures], self._region, options)
 
     def constant(self, value: Tensor, box: Box) -> Tensor:
         return value.expand(1, box.height, box.width)
 
     def clamp_alpha(self, values: Tensor, alpha: Tensor, box: Box) -> Tensor:
-        (height, width), first = self._region
+        (height, width), part = self._region.part(box)
         padded = periodic.pad(alpha, self._margin)
-        rows = owner_pixels(first.top + box.top, first.top + box.bottom, height, padded.shape[-2])
-        cols = owner_pixels(first.left + box.left, first.left + box.right, width, padded.shape[-1])
+        rows = owner_pixels(part.top, part.bottom, height, padded.shape[-2])
+        cols = owner_pixels(part.left, part.right, width, padded.shape[-1])
         return clamp_alpha(values, padded, rows.unsqueeze(1), cols.unsqueeze(0))

@@ -23,6 +23,7 @@ from liif_fast.rendering.options import Fidelity, Options, Progress
 from liif_fast.rendering.output import Output
 from liif_fast.rendering.render import settle
 from liif_fast.rendering.request import Request
+from liif_fast.rendering.source import open_picture
 from liif_fast.upscaling import prepare_output
 
 EIGHT_BIT_MODES = ("L", "LA", "RGB", "RGBA")
@@ -70,11 +71,6 @@ class Settings(NamedTuple):
         periodic.margins(model, self.wrap, (1.0, 1.0))
         return model
 
-    @property
-    def max_pixels(self) -> int | None:
-        """Pixels that a result may have, None for any number."""
-        return None if self.force else request.MAX_PIXELS
-
     def reading(self) -> image.Reading:
         """How a source is read, but for its pages."""
         frame = None if self.page is None else self.page - 1
@@ -82,7 +78,7 @@ class Settings(NamedTuple):
 
     def region(self, size: tuple[int, int]) -> Region:
         """The part of the whole output that is asked for of a picture of (width, height)."""
-        return self.request.region(size[::-1], self.max_pixels)
+        return self.request.region(size[::-1], None if self.force else request.MAX_PIXELS)
 
     def identity(self) -> str:
         """A digest of all that a result depends on beside its source: the model by its content, not by its name."""
@@ -222,36 +218,26 @@ class Converter:
         """The second stage: the larger picture, in memory; or in its file, where that is written meanwhile."""
         settings, picture = self.settings, task.picture
         region = settings.region(picture.size)
-        if task.part is not None:
-            part = task.part.box
-            box = part._replace(top=region.box.top + part.top, left=region.box.left + part.left)
-            region = region._replace(box=box)
+        region = region if task.part is None else region.part(task.part.box)
         progress = _shared(progress, 1 + len(picture.bands))
-        output = self._output(picture, task, progress)
+        output = self._output(picture, region, progress)
         like = picture.resampled(region)
         if task.streamed:
             streaming.write(output, task.output, like, compress=settings.compress, part=task.part)
             height, width = output.size if task.part is None else task.part.size
             return Made(task.output, (width, height))
         # What is kept of the old file is little; its pixels are not held while the new one is written.
-        bands = tuple(band._replace(image=self._output(band, task, progress).whole(band.image)) for band in like.bands)
+        outputs = ((band, self._output(band, region, progress)) for band in like.bands)
+        bands = tuple(band._replace(image=made.whole(band.image)) for band, made in outputs)
         result = like._replace(image=output.whole(picture.image), notes=(), bands=bands)
         return Made(task.output, result.size, result)
 
-    def _output(self, picture: image.Picture, task: Task, progress: Progress | None) -> Output:
+    def _output(self, picture: image.Picture, region: Region, progress: Progress | None) -> Output:
         """What is made of a picture, or of one of its bands."""
         settings, consistent = self.settings, self._is_consistent(picture)
-        return prepare_output(
-            picture.image,
-            settings.request,
-            self._options(picture, progress),
-            model=self.model,
-            wrap=settings.wrap,
-            max_pixels=settings.max_pixels,
-            part=task.part and task.part.box,
-            fidelity=Fidelity(consistent, keep_gray=True, keep_hidden_colour=settings.keep_hidden_colour),
-            any_level=consistent,
-        )
+        pixels = open_picture(picture.image, self.model, any_level=consistent)
+        fidelity = Fidelity(consistent, keep_gray=True, keep_hidden_colour=settings.keep_hidden_colour)
+        return prepare_output(self.model, pixels, region, self._options(picture, progress), settings.wrap, fidelity)
 
     def _is_consistent(self, picture: image.Picture) -> bool:
         """Whether the result is made consistent with the picture: where its values mean something, if not asked."""

@@ -136,7 +136,7 @@ class ConsistentTarget:
         held = Held(options.held.row_bytes + row, options.held.rows + waiting)
         options = replace(options, held=held)
         made = pieces(model, [_bounded(picture) for picture in padded], Region(size, frame), options)
-        for rows, values in _rows(made, frame):
+        for rows, values in _rows(made, frame.height, frame.width):
             yield from correction.ready(rows, values, frame, box)
 
     def constant(self, value: Tensor, box: Box) -> Tensor:
@@ -153,21 +153,20 @@ def _bounded(picture: Pixels) -> Pixels:
     return picture
 
 
-def _rows(made: Iterator[tuple[Box, Tensor]], frame: Box) -> Iterator[tuple[Span, Tensor]]:
+def _rows(made: Iterator[tuple[Box, Tensor]], height: int, width: int) -> Iterator[tuple[Span, Tensor]]:
     """Rows of the frame as they are complete over its whole width: (rows, values [C, rows, W]), from top to bottom."""
     held: Tensor | None = None
-    filled = torch.zeros(frame.height, dtype=torch.int64)
+    filled = torch.zeros(height, dtype=torch.int64)
     top = 0
-    for place, values in made:
-        box = place._replace(top=place.top - frame.top, left=place.left - frame.left)
+    for box, values in made:
         if held is None:
-            held = values.new_empty(values.shape[0], 0, frame.width)
+            held = values.new_empty(values.shape[0], 0, width)
         if box.bottom > top + held.shape[1]:
-            more = values.new_empty(values.shape[0], box.bottom - top - held.shape[1], frame.width)
+            more = values.new_empty(values.shape[0], box.bottom - top - held.shape[1], width)
             held = torch.cat((held, more), dim=1)
         held[:, box.top - top : box.bottom - top, box.left : box.right] = values
         filled[box.top : box.bottom] += box.width
-        waiting = (filled[top : top + held.shape[1]] < frame.width).nonzero()
+        waiting = (filled[top : top + held.shape[1]] < width).nonzero()
         count = int(waiting[0]) if len(waiting) else held.shape[1]
         if count:
             yield Span(top, top + count), held[:, :count]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from liif_fast import backends, functional, geometry
+from liif_fast.box import Region
 from liif_fast.errors import UsageError
 from liif_fast.geometry import Grid, Window, grid_queries
 from liif_fast.models.metasr import MetaSR
@@ -18,6 +19,7 @@ from liif_fast.rendering.tiling import Span
 
 Queries = Grid | tuple[Tensor, Tensor]  # pixels of a regular output, or coord and cell, each [1, Q, 2]
 Answer = Callable[[Queries], Tensor]  # -> [1, Q, out_dim]
+AnyTile = TypeVar("AnyTile", bound="Tile")
 
 BAND = 2**17  # queries at a time: their coordinates, cells and answers are small beside a tile
 GPU_BAND = 2**22  # on a GPU: what a fused kernel needs for more than a launch's own time
@@ -25,15 +27,29 @@ PLAIN_BAND = 30_000  # the published demo's, for decoders that hold all activati
 OPAQUE = "model"  # the name of decoders that are no backend's
 
 
-class Place(Protocol):
-    """Where queries lie, and so which features they look at."""
+class Tile(Protocol):
+    """Queries, `count` of them, that are answered from one part of the feature map.
+
+    region: the pixels of the whole output, or of the picture, that the tile covers.
+    """
+
+    @property
+    def region(self) -> Region: ...
+
+    @property
+    def count(self) -> int: ...
 
     def features(self, shape: tuple[int, int], halo: int, from_corner: bool) -> tuple[Span, Span]:
         """Rows and columns of a feature map of shape (H, W) that the queries look at.
 
         halo: features read beside those that are looked at. from_corner: as in `tiling.feature_span`.
         """
-        ...
+
+    def bands(self, most: int, device: torch.device) -> Iterator[Queries]:
+        """The queries in order, at most so many at a time."""
+
+    def halves(self: AnyTile) -> Sequence[AnyTile]:
+        """The same queries in two tiles, or more, that each need less memory."""
 
 
 class Decoder:
@@ -52,10 +68,10 @@ class Decoder:
         self.name, self.out_dim = name, out_dim
         self._halo, self._from_corner = halo, from_corner
 
-    def open(self, encoding: Encoding, place: Place, precision: str) -> Answer:
-        """A function that answers queries at this place, with no more of the feature map than they look at."""
+    def open(self, encoding: Encoding, tile: Tile, precision: str) -> Answer:
+        """A function that answers the queries of a tile, with no more of the feature map than they look at."""
         shape = encoding.shape(precision)
-        rows, cols = place.features(shape, self._halo, self._from_corner)
+        rows, cols = tile.features(shape, self._halo, self._from_corner)
         return self._answer(encoding.part(rows, cols, precision), Window(*shape, rows.start, cols.start), precision)
 
     def _answer(self, feat: Tensor, window: Window, precision: str) -> Answer:
@@ -73,9 +89,9 @@ class _Liif(Decoder):
         band = GPU_BAND if params.weights[0].is_cuda else BAND
         self.band = PLAIN_BAND if self.reads_whole_map else band
 
-    def open(self, encoding: Encoding, place: Place, precision: str) -> Answer:
+    def open(self, encoding: Encoding, tile: Tile, precision: str) -> Answer:
         if not self.reads_whole_map:
-            return super().open(encoding, place, precision)
+            return super().open(encoding, tile, precision)
         feat = encoding.whole(precision)
         return lambda queries: self._query(feat, queries, precision)
 
@@ -133,7 +149,7 @@ class _Opaque(Decoder):
         self.model: Any = model
         self._latest: Encoding | None = None
 
-    def open(self, encoding: Encoding, place: Place, precision: str) -> Answer:
+    def open(self, encoding: Encoding, tile: Tile, precision: str) -> Answer:
         if self._latest is not encoding:
             encoding.forget()
         self._latest = encoding

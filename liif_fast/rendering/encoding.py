@@ -30,7 +30,6 @@ class LazyPixels(Protocol):
 
     def expand(self, *sizes: int) -> LazyPixels:
         """One channel given sizes[1] times."""
-        ...
 
     def __getitem__(self, key: tuple[slice, slice, slice, slice]) -> Tensor: ...
 

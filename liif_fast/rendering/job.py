@@ -6,8 +6,6 @@ A tile encodes only the input that its queries can see: the encoder's receptive 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,37 +13,13 @@ from torch import Tensor, nn
 from liif_fast.box import Region
 from liif_fast.errors import LiifError
 from liif_fast.rendering import decoders
-from liif_fast.rendering.decoders import Decoder, Place, Queries
+from liif_fast.rendering.decoders import AnyTile, Decoder, Tile
 from liif_fast.rendering.encoding import STRIP_COPIES, Encoding, Pixels, encoder_of, norm, placement
 from liif_fast.rendering.options import Options
 from liif_fast.rendering.request import SMALLEST_TILE, check_tile, parse_memory
 from liif_fast.rendering.tiling import core_sides, strip_rows
 
 MEMORY = 5 * 2**27  # bytes of working memory on the CPU, where nothing else is asked for
-
-
-AnyTile = TypeVar("AnyTile", bound="Tile")
-
-
-class Tile(Place, Protocol):
-    """Queries that are answered from one part of the feature map.
-
-    region: the pixels of the whole output, or of the picture, that the tile covers. count: its queries.
-    """
-
-    @property
-    def region(self) -> Region: ...
-
-    @property
-    def count(self) -> int: ...
-
-    def bands(self, most: int, device: torch.device) -> Iterator[Queries]:
-        """The queries in order, at most so many at a time."""
-        ...
-
-    def halves(self: AnyTile) -> Sequence[AnyTile]:
-        """The same queries in two tiles (or more) that each need less memory."""
-        ...
 
 
 class Job:
@@ -111,15 +85,16 @@ class Job:
 
     # -- one tile ------------------------------------------------------------------------------------------------
 
-    def attempt(self, tile: Tile, report: Callable[[int], None]) -> Tensor | None:
+    def attempt(self, tile: Tile, report: Callable[[int], None], before: int) -> Tensor | None:
         """The tile's values [out_dim, count] float32 in [0, 1], on the input's device; None when memory is too small.
 
-        They are computed again in float32 where a lower precision overflowed. report: told how many are done.
+        They are computed again in float32 where a lower precision overflowed. report: told how many are done,
+        counted from `before`.
         """
         try:
-            values = self._values(tile, report, self.precision)
+            values = self._values(tile, report, before, self.precision)
             if values is None and self.precision != "fp32":
-                values = self._values(tile, report, "fp32")
+                values = self._values(tile, report, before, "fp32")
                 # A map that is encoded whole would be encoded twice for each tile.
                 self.precision = "fp32" if self.encoding.radius is None else self.precision
         except (RuntimeError, MemoryError) as error:
@@ -136,7 +111,7 @@ class Job:
         return values
 
     @torch.no_grad()
-    def _values(self, tile: Tile, report: Callable[[int], None], precision: str) -> Tensor | None:
+    def _values(self, tile: Tile, report: Callable[[int], None], before: int, precision: str) -> Tensor | None:
         """The tile's values in one precision; None where they hold NaN or infinity."""
         answer = self.decoder.open(self.encoding, tile, precision)
         values: Tensor | None = None
@@ -147,7 +122,7 @@ class Job:
                 values = torch.empty(band.shape[0], tile.count, device=self.inp.device)
             values[:, done : done + band.shape[1]] = band
             done += band.shape[1]
-            report(done)
+            report(before + done)
         assert values is not None
         if not bool(torch.isfinite(values.sum())):
             return None
@@ -187,8 +162,7 @@ def answer_tiles(
             tile = todo[-1]
             answers: list[Tensor] = []
             for job in jobs:
-                before = done + len(answers) * tile.count
-                values = job.attempt(tile, partial(_add, report, before))
+                values = job.attempt(tile, report, done + len(answers) * tile.count)
                 if values is None:
                     job.check_divisible(tile)
                     # What did not fit now would not fit for the other tiles either.
@@ -201,10 +175,6 @@ def answer_tiles(
                 yield tile, answers[0] if len(answers) == 1 else torch.cat(answers)
     finally:
         model.train(training)
-
-
-def _add(report: Callable[[int], None], before: int, done: int) -> None:
-    report(before + done)
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -27,7 +27,6 @@ class Target(AlphaTarget, Protocol):
 
         The values of several pictures of one size lie one after another.
         """
-        ...
 
 
 class Output:

@@ -18,11 +18,9 @@ class AlphaTarget(Protocol):
 
     def constant(self, value: Tensor, box: Box) -> Tensor:
         """The box of the output, [1, h, w], of a picture that has this one value [1, 1, 1] everywhere."""
-        ...
 
     def clamp_alpha(self, values: Tensor, alpha: Tensor, box: Box) -> Tensor:
         """values [1, h, w] of a box, kept within the source's alpha [1, 1, H', W'] around each of its points."""
-        ...
 
 
 class Planes:

@@ -75,8 +75,7 @@ def render(
     for part, values in pieces(model, [inp], Region(size, box), options):
         if result is None:
             result = torch.empty(1, values.shape[0], box.height, box.width, device=inp.device)
-        top, left = part.top - box.top, part.left - box.left
-        result[0, :, top : top + part.height, left : left + part.width] = values
+        result[0, :, part.top : part.bottom, part.left : part.right] = values
     assert result is not None
     return result
 
@@ -84,7 +83,7 @@ def render(
 def pieces(
     model: nn.Module, pictures: Sequence[Pixels], region: Region, options: Options
 ) -> Iterator[tuple[Box, Tensor]]:
-    """The tiles of a part of an output, one after another: (box in the whole output, [out_dim, height, width] float32).
+    """The tiles of a region of an output, one after another: (box in the region, [out_dim, height, width] float32).
 
     The rows of tiles follow each other from top to bottom, the tiles in a row from left to right. Of several pictures
     of one size, the values lie one after another, [pictures * out_dim, height, width]; progress counts the pixels of
@@ -100,7 +99,8 @@ def pieces(
 
     for tile, values in answer_tiles(jobs, [RegularTile(Region(size, part)) for part in boxes], report):
         part = tile.region.box
-        yield part, values.view(-1, part.height, part.width)
+        place = part._replace(top=part.top - box.top, left=part.left - box.left)
+        yield place, values.view(-1, part.height, part.width)
 
 
 def settle(model: nn.Module, backend: str = "auto", precision: str = "auto") -> tuple[str, str]:

@@ -29,6 +29,7 @@ from liif_fast.rendering.job import open_jobs
 from liif_fast.rendering.options import Held, Options
 from liif_fast.rendering.output import Output
 from liif_fast.rendering.request import Request
+from liif_fast.rendering.source import open_picture
 from liif_fast.upscaling import prepare_output
 
 tifffile: Any = pytest.importorskip("tifffile")
@@ -45,7 +46,8 @@ def stored(path: Path | str) -> np.ndarray:
 
 def prepare(source: np.ndarray, model: Any, options: Options | None = None) -> Output:
     """The result at x5.3."""
-    return prepare_output(source, Request(5.3), options or Options(), model=model)
+    region = Request(5.3).region((source.shape[0], source.shape[1]), None)
+    return prepare_output(model, open_picture(source, model), region, options or Options())
 
 
 # -- pixels ---------------------------------------------------------------------------------------------------------

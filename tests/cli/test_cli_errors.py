@@ -178,14 +178,14 @@ def test_a_defect_of_ours_is_shown_in_full_but_does_not_end_the_batch(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     photo().convert("L").save("gray.png")
-    honest = conversion.prepare_output
+    honest = conversion.open_picture
 
     def broken(image: Image.Image, *args: Any, **options: Any) -> Any:
         if image.mode == "L":
             raise ZeroDivisionError("oops")
         return honest(image, *args, **options)
 
-    monkeypatch.setattr(conversion, "prepare_output", broken)
+    monkeypatch.setattr(conversion, "open_picture", broken)
     assert upscale("gray.png", "photo.png", "-o", "out/", "-s", "1.5") == 1
     assert names(workspace / "out") == ["photo_x1.5.png"]
     err = capsys.readouterr().err

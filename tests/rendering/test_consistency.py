@@ -17,6 +17,7 @@ import liif_fast
 from liif_fast.rendering.consistency import Axis
 from liif_fast.rendering.options import Fidelity, Options
 from liif_fast.rendering.request import Request
+from liif_fast.rendering.source import open_picture
 from liif_fast.upscaling import prepare_output
 
 MODEL = tiny_liif()
@@ -27,15 +28,9 @@ def noise(channels: int = 3, height: int = 40, width: int = 33) -> Tensor:
 
 
 def made(picture: Tensor, scale: float, tile: int | None = None, **request: Any) -> Tensor:
-    output = prepare_output(
-        picture,
-        Request(scale, **request),
-        Options(tile=tile),
-        model=MODEL,
-        max_pixels=None,
-        fidelity=Fidelity(consistent=True),
-        any_level=True,
-    )
+    pixels = open_picture(picture, MODEL, any_level=True)
+    region = Request(scale, **request).region((picture.shape[-2], picture.shape[-1]), None)
+    output = prepare_output(MODEL, pixels, region, Options(tile=tile), fidelity=Fidelity(consistent=True))
     result: Tensor = output.whole(picture)
     return result
 

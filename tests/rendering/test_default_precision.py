@@ -23,9 +23,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     prepare_output = conversion.prepare_output
 
-    def noted(image: Any, request: Any, options: Options, **rest: Any) -> Any:
+    def noted(model: Any, pixels: Any, region: Any, options: Options, *rest: Any) -> Any:
         found.append(options.precision)
-        return prepare_output(image, request, options, **rest)
+        return prepare_output(model, pixels, region, options, *rest)
 
     monkeypatch.setattr(conversion, "prepare_output", noted)
     return found
