@@ -2,11 +2,12 @@
 
     python -m benchmarks.decoder [--quick] [--threads N] [--rounds N] [--published PATH] [--out FOLDER]
 
-The published width (580-256-256-256-256-3), a 64 x 64 feature map queried at 256 x 256. Three cases, because the C++
-kernels skip inputs that a ReLU has zeroed: `trained` (the package's model on a photograph: what a user gets), `random`
-(PyTorch's initial weights, normal features: about half of the inputs are zero) and `dense` (positive weights: nothing
-is zero, so only here is the share of the best GEMM rate a utilisation). Every contender projects the feature map
-itself, the reference unfolds it for each chunk of 30,000 queries, and every result is compared with the reference's.
+The published width (580-256-256-256-256-3), a 64 x 64 feature map queried at 256 x 256. Four cases, because the C++
+kernels skip inputs that a ReLU has zeroed: `published` (the published checkpoint on a photograph), `trained` (the
+package's default model on it), `random` (PyTorch's initial weights, normal features: about half of the inputs are zero)
+and `dense` (positive weights: nothing is zero, so only here is the share of the best GEMM rate a utilisation). Every
+contender projects the feature map itself, the reference unfolds it for each chunk of 30,000 queries, and every result
+is compared with the reference's.
 
 GFLOP/s count the projected decoder's hidden layers (3 x 256 x 256 x 4 multiply-adds a pixel), skipped or not.
 --published: a checkout of the published repository, whose LIIF then runs with the same weights.
@@ -119,8 +120,9 @@ def main() -> None:
     report: dict[str, Any] = {"what": "decoder forward, medians of interleaved runs", **describe()}
     report |= {"features": [size, size], "queries": [4 * size, 4 * size], "rounds": rounds, "cases": {}}
     with torch.inference_mode():
-        for case in ("trained", "random", "dense"):
-            feat, params = trained((size, size)) if case == "trained" else initial(size, dense=case == "dense")
+        for case in ("published", "trained", "random", "dense"):
+            known = case in ("published", "trained")
+            feat, params = trained((size, size), case) if known else initial(size, dense=case == "dense")
             report["cases"][case] = measure(feat, params, 4 * size, rounds, args.published)
             print(case, json.dumps(report["cases"][case], indent=1), flush=True)
     report["load_average_after"] = describe()["load_average"]

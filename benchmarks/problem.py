@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 import liif_fast
+from benchmarks import published_weights
 from benchmarks.shapes import CHANNELS, HIDDEN, QUERIES, Shape
 from liif_fast.geometry import make_cell, make_coord
 from liif_fast.models import LIIF
@@ -31,9 +32,12 @@ def photograph(size: tuple[int, int]) -> Tensor:
 
 
 @torch.no_grad()
-def trained(size: tuple[int, int]) -> tuple[Tensor, DecoderParams]:
-    """The package's model and its features of a photograph."""
-    model = liif_fast.load("default")
+def trained(size: tuple[int, int], weights: str = "trained") -> tuple[Tensor, DecoderParams]:
+    """A model's features of a photograph and its decoder: the package's model, or the `published` checkpoint.
+
+    Raises published_weights.Unreachable where that has not been fetched and cannot be.
+    """
+    model = liif_fast.load(published_weights.fetch() if weights == "published" else "default", "cpu")
     assert isinstance(model, LIIF)
     return model.gen_feat(photograph(size) * 2 - 1), model.decoder_params()
 
@@ -76,8 +80,8 @@ class Problem:
 
     def __init__(self, shape: Shape, device: torch.device) -> None:
         self.shape, self.device = shape, device
-        if shape.weights == "trained":
-            feat, params = trained(shape.size)
+        if shape.weights in ("published", "trained"):
+            feat, params = trained(shape.size, shape.weights)
         else:
             switches = (shape.local_ensemble, shape.feat_unfold, shape.cell_decode)
             feat, params = initial(shape.size, shape.weights == "dense", shape.hidden, shape.batch, *switches)

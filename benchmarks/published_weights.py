@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from functools import lru_cache
 from pathlib import Path
 
 from liif_fast.errors import LiifError
@@ -35,6 +36,16 @@ def fetch() -> Path:
         with tempfile.TemporaryDirectory(dir=CHECKPOINT.parent) as folder, replacing(CHECKPOINT) as temporary:
             temporary.write_bytes(_unpack(_download(Path(folder))))
     return CHECKPOINT
+
+
+@lru_cache(maxsize=1)
+def unreachable_reason() -> str | None:
+    """Why the checkpoint is not there and cannot be fetched, or None."""
+    try:
+        fetch()
+    except Unreachable as error:
+        return str(error)
+    return None
 
 
 def _download(folder: Path) -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks import memory
+from benchmarks import memory, published_weights
 from benchmarks.contenders import names
 from benchmarks.lines import RESULTS
 from benchmarks.machine import device
@@ -47,11 +47,17 @@ Race = tuple[Seconds, dict[str, dict[str, Any]]]
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     options = metafunc.config.option
     cases = [
-        pytest.param(shape, name, id=f"{shape.name}-{name}")
+        pytest.param(shape, name, id=f"{shape.name}-{name}", marks=_unreachable(shape))
         for shape in SETS[options.set]
         for name in names(shape, device(), options.published)
     ]
     metafunc.parametrize(("shape", "contender"), cases)
+
+
+def _unreachable(shape: Shape) -> list[pytest.MarkDecorator]:
+    """The mark that skips a shape whose published weights cannot be fetched."""
+    reason = published_weights.unreachable_reason() if shape.weights == "published" else None
+    return [] if reason is None else [pytest.mark.skip(reason=reason)]
 
 
 # A shape's contenders are tested one after another, so that one race has to be remembered.

