@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +17,6 @@ from support.triton_device import DEVICE, PRECISIONS, on_device
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks import gpu_report
 from liif_fast import backends, functional
 from liif_fast.backends import implementations, reference, triton
 from liif_fast.backends.call import Call
@@ -337,27 +334,6 @@ def test_every_generation_compiles_without_a_gpu() -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "18 kernels, 0 with misses"
-
-
-@pytest.mark.slow
-def test_the_gpu_report_runs_on_tiny_shapes(tmp_path: Path) -> None:
-    """So that the first run on a GPU fails on nothing but the GPU."""
-    assert gpu_report.main(["--smoke", "--no-compile", "--rounds", "1", "--out", str(tmp_path)]) == 0
-    report = json.loads((tmp_path / "gpu-report.json").read_text())
-    assert {"gpu", "torch", "triton", "commit", "fp16_matrix_peak"} <= report.keys()
-    errors = [row["relative_error"] for row in report["rows"] if row["relative_error"] is not None]
-    gradients = [row["relative_error"] for row in report["rows"] if "gradients" in row["shape"]]
-    assert len(errors) == 20
-    assert len(gradients) == 4
-    assert max(errors[:16]) < 5e-3
-    # A ReLU that flips in half precision weighs much in a gradient of five queries.
-    assert max(gradients) < 0.1
-
-
-@pytest.mark.skipif(DEVICE.type == "cuda", reason="about machines without a GPU")
-def test_the_gpu_report_says_that_there_is_no_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert gpu_report.main(["--out", str(tmp_path)]) == 2
-    assert "expected a CUDA GPU" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

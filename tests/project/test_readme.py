@@ -35,7 +35,7 @@ ELSEWHERE = {
     "python -m benchmarks.compile_report --quick": "test_triton.py runs it",
     "python -m benchmarks.report": "test_benchmarks.py compares what it would write",
     "python -m benchmarks.report --check": "test_benchmarks.py runs it",
-    "python -m benchmarks.gpu_report --out benchmarks/results/": "test_triton.py runs it on tiny shapes",
+    "python -m benchmarks.gpu_report --out benchmarks/results/": "test_gpu_report.py runs it on tiny shapes",
 }
 
 
