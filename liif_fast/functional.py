@@ -236,7 +236,7 @@ def _answer(asked: Query, backend: str, prologue: str, plain: bool, gradient: bo
 
     plain, gradient: see `backends.select`.
     """
-    feat, projected, where, params, _, precision = asked
+    feat, projected, where, params, window, precision = asked
     source = projected if feat is None else feat
     assert source is not None
     few = projected is None and prologue != "projected" and (prologue == "direct" or _few(asked))
@@ -246,13 +246,15 @@ def _answer(asked: Query, backend: str, prologue: str, plain: bool, gradient: bo
     if name == "reference" and not isinstance(where, Grid) and where[0].shape[1] == 0:
         name = pytorch.NAME  # The published code cannot tell the columns of no rows.
     if isinstance(where, Grid) and name not in backends.FUSED:
-        asked = asked._replace(where=grid_queries(where, source.shape[0], source.device))
+        where = grid_queries(where, source.shape[0], source.device)
     if name == "reference":
-        result = _reference(asked)
+        run = _reference
     else:
+        run = backends.FUSED.get(name, pytorch).run
         if projected is None and not direct:
-            asked = asked._replace(projected=project(source, params, precision))
-        result = backends.FUSED.get(name, pytorch).run(asked)
+            projected = project(source, params, precision)
+    # Not by _replace, which torch.compile of PyTorch 2.6 and 2.7 cannot trace.
+    result = run(Query(feat, projected, where, params, window, precision))
     return result.to(torch.float32 if feat is None and source.dtype != torch.float64 else _answer_dtype(source))
 
 

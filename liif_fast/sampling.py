@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from liif_fast.box import Box, Region
 from liif_fast.errors import UsageError
+from liif_fast.image import values_of
 from liif_fast.rendering import periodic
 from liif_fast.rendering.alpha import clamp_alpha
 from liif_fast.rendering.encoding import Pixels
 from liif_fast.rendering.job import Job, answer_tiles, open_jobs
 from liif_fast.rendering.options import Options, Progress
 from liif_fast.rendering.output import Output
-from liif_fast.rendering.source import open_model, open_picture
+from liif_fast.rendering.source import open_model, open_picture, read_if_path
 from liif_fast.rendering.tiling import Span, cut, widen
 
 PADDINGS = ("border", "zeros")
@@ -79,8 +80,8 @@ def sample(
         CheckpointError: a file that holds no model.
         LiifError: the memory does not suffice.
     """
-    network = open_model(model)
-    pixels = open_picture(image, network)
+    network, picture = open_model(model), read_if_path(image)
+    pixels = open_picture(picture.image, network)
     points = _Points(
         _checked(grid).to(pixels.device),
         (pixels.shape[-2], pixels.shape[-1]),
@@ -89,7 +90,7 @@ def sample(
         periodic.margins(network, wrap, (MAX_CELL, MAX_CELL)),
     )
     options = Options(backend, precision, tile, memory, progress=progress)
-    return Output(network, pixels, _PointTarget(points), options).whole(image)
+    return values_of(Output(network, pixels, _PointTarget(points), options).whole(picture.image), picture)
 
 
 def _checked(grid: Tensor | np.ndarray) -> Tensor:

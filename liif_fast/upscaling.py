@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from liif_fast.box import Box, Region
+from liif_fast.image import values_of
 from liif_fast.rendering import periodic
 from liif_fast.rendering.alpha import clamp_alpha, owner_pixels
 from liif_fast.rendering.consistency import ConsistentTarget
@@ -17,7 +18,7 @@ from liif_fast.rendering.options import PUBLISHED, Fidelity, Options, Progress
 from liif_fast.rendering.output import Output, Target
 from liif_fast.rendering.render import pieces
 from liif_fast.rendering.request import MAX_PIXELS, Request
-from liif_fast.rendering.source import open_model, open_picture
+from liif_fast.rendering.source import open_model, open_picture, read_if_path
 
 
 def upscale(
@@ -45,6 +46,8 @@ def upscale(
             ``[C, H, W]`` or ``[1, C, H, W]`` of the same types. C is what the model takes (3), or 1 (gray), 2 (gray,
             alpha) or 4 (RGB, alpha). Gray stays gray, alpha is upscaled separately. A Pillow picture of another mode
             comes back as RGB or gray; its EXIF orientation is left alone (PIL.ImageOps.exif_transpose applies it).
+            The path of a file is read and turned upright: the result is a Pillow picture, or an array where the file
+            has 16-bit colour or floating values. A warning says what reading changed.
         scale: a number or (y, x); the result is round(H * scale) x round(W * scale).
         size: (H, W) of the result, instead of a scale.
         width: width of the result, the height in proportion.
@@ -72,12 +75,13 @@ def upscale(
         CheckpointError: a file that holds no model.
         LiifError: the memory does not suffice.
     """
-    network = open_model(model)
-    pixels = open_picture(image, network)
+    network, picture = open_model(model), read_if_path(image)
+    pixels = open_picture(picture.image, network)
     region = Request(scale, size, width, height, roi).region((pixels.shape[-2], pixels.shape[-1]), max_pixels)
     options = Options(backend, precision, tile, memory, progress=progress)
     fidelity = Fidelity(consistent, keep_gray=consistent)
-    return prepare_output(network, pixels, region, options, wrap, fidelity).whole(image)
+    output = prepare_output(network, pixels, region, options, wrap, fidelity)
+    return values_of(output.whole(picture.image), picture)
 
 
 def prepare_output(

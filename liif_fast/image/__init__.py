@@ -8,7 +8,7 @@ from liif_fast.image.header import stated_size
 from liif_fast.image.metadata import lost
 from liif_fast.image.picture import FileArray, Picture, mode_of, plain, size_of
 from liif_fast.image.reading import Reading, read
-from liif_fast.image.writing import write
+from liif_fast.image.writing import values_of, write
 
 __all__ = [
     "FORMATS",
@@ -27,5 +27,6 @@ __all__ = [
     "size_of",
     "stated_size",
     "suffix_of",
+    "values_of",
     "write",
 ]

@@ -21,7 +21,8 @@ def fill_hidden_colour(colour: Tensor, alpha: Tensor) -> Tensor:
     weight = (~hidden).float()
     filled = _fill(colour.float() * weight, weight)
     if colour.dtype in INTEGER_MAX:
-        filled = filled.round_()
+        # Both types are exact in float32, and torch.where takes uint16 only from PyTorch 2.13 on.
+        return torch.where(hidden, filled.round_(), colour.float()).to(colour.dtype)
     return torch.where(hidden, filled.to(colour.dtype), colour)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from liif_fast import checkpoint
 from liif_fast.errors import ImageError, UsageError
-from liif_fast.image import FileArray, plain
+from liif_fast.image import FileArray, Picture, plain, read
 from liif_fast.rendering.encoding import INTEGER_MAX, Pixels, input_channels
 
 
@@ -54,6 +55,25 @@ class FilePixels:
         return pixels.permute(2, 0, 1).unsqueeze(0).expand(-1, self.shape[1], -1, -1)
 
 
+def read_if_path(image: Any) -> Picture:
+    """Return the picture in a file where a path is given, upright, or the picture given; reading warns of its changes.
+
+    Raises ImageError as `liif_fast.image.read` does.
+    """
+    if not isinstance(image, (str, os.PathLike)):
+        return Picture(image)
+    picture = read(image)
+    notes = picture.notes
+    if picture.bands:
+        notes += (f"{len(picture.bands)} further bands left out; the command `liif-fast upscale` keeps them",)
+    for note in notes:
+        warnings.warn(f"{os.fspath(image)}: {note}", stacklevel=3)
+    if isinstance(picture.image, Image.Image):
+        kept = {"icc_profile": picture.icc, "dpi": picture.dpi}
+        picture.image.info = {key: value for key, value in kept.items() if value is not None}
+    return picture._replace(bands=())
+
+
 def open_picture(image: Any, model: nn.Module, *, any_level: bool = False) -> Pixels:
     """The picture as pixels [1, C, H, W] of its own type, a view where that is possible.
 
@@ -73,7 +93,9 @@ def open_picture(image: Any, model: nn.Module, *, any_level: bool = False) -> Pi
             raise _unfit(image, form, model)
         pixels = _of_array(array)
     else:
-        raise UsageError(f"image: expected a Pillow picture, a NumPy array or a tensor, got {type(image).__name__}")
+        raise UsageError(
+            f"image: expected a path, a Pillow picture, a NumPy array or a tensor, got {type(image).__name__}"
+        )
     allowed = {input_channels(model)} | ({1, 2, 4} if input_channels(model) == 3 else set())
     known = pixels.is_floating_point() or pixels.dtype in INTEGER_MAX
     if pixels.dim() != 4 or pixels.shape[0] != 1 or pixels.shape[1] not in allowed or 0 in pixels.shape or not known:

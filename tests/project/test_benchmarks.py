@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from support.golden import random_params, seeded
 from support.paths import ROOT
+from support.versions import TORCH
 
 from benchmarks import (
     contenders,
@@ -251,6 +252,8 @@ def test_the_support_matrix_is_true(operation: str, name: str, precision: str) -
         "atol": (1e-5 if precision in ("fp32", "tf32x3") else 3e-2) * float(want.detach().abs().max()),
     }
     way = support.way(operation, name)
+    if operation == "second" and way == "yes" and TORCH < (2, 12):
+        pytest.skip("PyTorch 2.12 is the first that differentiates the gradient of grid_sample")
     if operation == "grid":
         got = functional.query_grid(feat, (3, 4), params, backend=name, precision=precision)
         torch.testing.assert_close(got, want, **close)

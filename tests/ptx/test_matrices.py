@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from support.ptx_kernels import run
 
 import ptx
 from ptx.matrix import _operand, fragment16
 from ptx.memory import SharedMemory
-from ptx.test_families import run
 
 RANDOM = np.random.default_rng(5)
 

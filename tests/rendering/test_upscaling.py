@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import ExifTags, Image
+from support.files import SRGB
 from support.models import bilinear_liif, tiny_liif
 from support.workspace import PHOTO, photo
 from torch import Tensor, nn
@@ -165,6 +168,37 @@ def test_a_model_may_be_a_path(tmp_path: Any) -> None:
     assert (by_path == upscale(np.asarray(photo()), 1.3, model=tiny_liif())).all()
 
 
+def test_a_path_gives_the_picture_of_the_file(tmp_path: Path) -> None:
+    """Upright, with its profile; with a warning where it was converted; sample takes one too."""
+    model, turned = bilinear_liif(), photo().transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    turned.save(tmp_path / "turned.png", exif=exif, icc_profile=SRGB, dpi=(300, 300))
+    for path in (tmp_path / "turned.png", str(tmp_path / "turned.png")):
+        result = upscale(path, 1.5, model=model)
+        assert (np.asarray(result) == np.asarray(upscale(photo(), 1.5, model=model))).all()
+        assert result.info == {"icc_profile": SRGB, "dpi": pytest.approx((300, 300), abs=0.1)}
+    grid = geometry.make_coord((30, 40), flatten=False).flip(-1)
+    assert (np.asarray(sample(model, path, grid)) == np.asarray(sample(model, photo(), grid))).all()
+    photo().convert("CMYK").save(tmp_path / "cmyk.jpg")
+    with pytest.warns(UserWarning, match=r"cmyk\.jpg: CMYK converted to sRGB"):
+        assert upscale(tmp_path / "cmyk.jpg", 1.5, model=model).mode == "RGB"
+    with pytest.raises(ImageError, match=r"missing\.png: no such file"):
+        upscale(tmp_path / "missing.png", 1.5, model=model)
+
+
+@pytest.mark.parametrize("highest", [1.0, 900.0])
+def test_a_path_of_floating_values_gives_an_array_in_their_range(highest: float, tmp_path: Path) -> None:
+    values = np.asarray(photo(), np.float32)[:20, :24] / 255 * highest
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(tmp_path / "x.tif", values, photometric="rgb")
+    with nullcontext() if highest == 1 else pytest.warns(UserWarning, match="computed as 0 to 1"):
+        result = upscale(tmp_path / "x.tif", 2, model=bilinear_liif())
+    assert result.dtype == np.float32
+    expected = upscale(values / highest, 2, model=bilinear_liif()) * highest
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5 * highest)
+
+
 def test_a_model_of_other_channels() -> None:
     args = {"n_resblocks": 1, "n_feats": 8, "no_upsampling": True, "n_colors": 5}
     imnet = {"name": "mlp", "args": {"out_dim": 2, "hidden_list": [8]}}
@@ -177,7 +211,7 @@ def test_a_model_of_other_channels() -> None:
 @pytest.mark.parametrize(
     ("image", "arguments", "error", "message"),
     [
-        ("picture.png", {"scale": 2}, UsageError, "expected a Pillow picture, a NumPy array or a tensor, got str"),
+        (b"picture.png", {"scale": 2}, UsageError, "expected a path, a Pillow picture, a NumPy array or a tensor, got"),
         (np.zeros((3, 40, 50)), {"scale": 2}, ImageError, r"expected \[H, W\] or \[H, W, C\] with C 1 to 4"),
         (np.zeros((4, 5), np.int32), {"scale": 2}, ImageError, "got int32"),
         (np.zeros((4, 5), bool), {"scale": 2}, ImageError, "got bool"),
