@@ -245,12 +245,15 @@ class Converter:
             return self.settings.consistent
         return not _is_shallow(picture)
 
+    def precision_of(self, picture: image.Picture) -> str:
+        """Return the precision in which this picture is computed."""
+        return self.precision if _is_shallow(picture) else self._deep_precision
+
     def _options(self, picture: image.Picture, progress: Progress | None) -> Options:
         settings = self.settings
         # Only a name of a backend can be asked for, and the model may decode by itself.
         backend = self.backend if self.backend in backends.NAMES else "auto"
-        precision = self.precision if _is_shallow(picture) else self._deep_precision
-        return Options(backend, precision, settings.tile, settings.memory, progress=progress)
+        return Options(backend, self.precision_of(picture), settings.tile, settings.memory, progress=progress)
 
     def write(self, made: Made) -> tuple[int, int]:
         """The last stage: the output file, whole; its (width, height)."""

@@ -134,6 +134,7 @@ class Runner:
                     )
             work.stage = self._task(item, work.source, overwrite)
             work.outcome.notes = work.stage.notes
+            work.outcome.precision = self.convert.precision_of(work.stage.picture)
             if item.part is None:
                 work.outcome.output = work.stage.output
         return work

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -109,8 +110,14 @@ def _line(outcome: Outcome, source: str, output: str) -> str:
         return f"{where} ({what}complete already{missing})"
     width, height = outcome.size
     boxes = "" if count is None else f"{count.made} of {count.total} boxes, "
-    rate = outcome.pixels / 1e6 / outcome.seconds
-    return f"{where} ({width} x {height}, {boxes}{outcome.seconds:.1f} s, {rate:.2f} MP/s{missing})"
+    rate = _megapixels(outcome.pixels / 1e6 / outcome.seconds)
+    return f"{where} ({width} x {height}, {boxes}{outcome.seconds:.1f} s, {rate}/s{missing})"
+
+
+def _megapixels(count: float) -> str:
+    """Return a number of megapixels with two digits behind the point, or of a small one the first two that count."""
+    digits = 2 if count >= 0.1 else 1 - math.floor(math.log10(count))
+    return f"{count:.{digits}f} MP"
 
 
 def _fields(outcome: Outcome, source: str, output: str, notes: list[str], error: str | None) -> dict[str, Any]:
@@ -119,7 +126,7 @@ def _fields(outcome: Outcome, source: str, output: str, notes: list[str], error:
         fields["width"], fields["height"] = outcome.size
     if outcome.size is not None and not outcome.skipped:
         fields |= {"backend": outcome.backend, "precision": outcome.precision, "seconds": round(outcome.seconds, 3)}
-        fields["megapixels_per_second"] = round(outcome.pixels / 1e6 / outcome.seconds, 4)
+        fields["megapixels_per_second"] = float(f"{outcome.pixels / 1e6 / outcome.seconds:.4g}")
     if outcome.boxes is not None:
         made, skipped, total, whole = outcome.boxes
         fields["boxes"] = {"made": made, "skipped": skipped, "all": total, "whole": whole}

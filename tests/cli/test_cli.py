@@ -20,7 +20,9 @@ from support.workspace import PHOTO, names, photo, size, upscale
 
 from liif_fast import __version__, checkpoint
 from liif_fast.backends import cpu
-from liif_fast.cli import main
+from liif_fast.batch.plan import Item
+from liif_fast.batch.runner import Outcome
+from liif_fast.cli import main, reporting
 
 # -- results --------------------------------------------------------------------------------------------------------
 
@@ -113,6 +115,26 @@ def test_json_says_what_was_done(workspace: Path, capsys: pytest.CaptureFixture[
     assert bad["ok"] is False
     assert bad["error"] == "none.png: no such file"
     assert err.splitlines()[-1].endswith("none.png: no such file")
+
+
+def test_the_precision_that_is_told_is_that_of_the_picture(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Deep pictures are not computed in the fixed point that is good enough for 8 bits."""
+    Image.fromarray(np.asarray(photo().convert("L")).astype(np.uint16) * 257).save("deep.png")
+    assert upscale("photo.png", "deep.png", "-o", "out/", "-s", "2", "--json") == 0
+    shallow, deep = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert shallow["precision"] == (cpu.EIGHT_BIT_PRECISION if shallow["backend"] == "cpu" else "fp32")
+    assert deep["precision"] == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("pixels", "seconds", "told"),
+    [(12e6, 0.5, "24.00 MP/s"), (100_000, 1, "0.10 MP/s"), (7700, 16.4, "0.00047 MP/s"), (1, 2, "0.00000050 MP/s")],
+)
+def test_rates_of_small_pictures_are_not_zero(pixels: int, seconds: float, told: str) -> None:
+    item = Item(Path("a.png"), Path("b.png"))
+    outcome = Outcome(item, size=(100, 77), pixels=int(pixels), seconds=seconds)
+    assert reporting._line(outcome, "a.png", "b.png").endswith(f" s, {told})")
+    assert reporting._fields(outcome, "a.png", "b.png", [], None)["megapixels_per_second"] > 0
 
 
 def test_quiet_says_nothing(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
