@@ -9,7 +9,7 @@ TEXTS = $(filter %.cpp %.h %.md %.py %.toml %.txt %.yaml Makefile,$(FILES))
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help demo test check compiled install lint types format docs constraints test-lowest bench bench-full published clean
+.PHONY: help demo test check compiled install lint types format docs constraints test-lowest test-wheels bench bench-full published clean
 
 help:
 	@echo "make demo    set up $(VENV), upscale a photograph, write build/demo/comparison.png"
@@ -19,7 +19,7 @@ help:
 	@echo "make bench   measure the decoder in some minutes; PUBLISHED=CHECKOUT: beside the published repository"
 	@echo "make published  fetch the published checkpoint into build/published, a yardstick for tests and benchmarks"
 	@echo "make docs    build the documentation as a site in build/docs"
-	@echo "make lint | types | format | constraints | test-lowest | bench-full | clean"
+	@echo "make lint | types | format | constraints | test-lowest | test-wheels | bench-full | clean"
 
 demo: $(VENV)/.installed
 	@$(BIN)/python examples/demo.py --out build/demo
@@ -74,6 +74,10 @@ test-lowest: $(VENV)/.installed
 	$(UV_LOWEST) -r pyproject.toml --extra formats --extra train 'setuptools>=77' 'ninja>=1.11'
 	$(UV_LOWEST) --no-build-isolation -e '.[formats,train]' 'setuptools>=77' 'pytest>=8' 'hypothesis>=6.100'
 	$(LOWEST)/bin/python -m pytest -q -m 'not slow'
+
+# The wheel with the lowest and the newest PyTorch: downloads some 6 GB.
+test-wheels: $(VENV)/.installed
+	LIIF_FAST_TEST_WHEELS=1 $(BIN)/python -m pytest -q tests/project/test_wheel.py
 
 # PUBLISHED: a checkout of the published repository, to run beside. bench-full takes over an hour on two cores and writes the
 # results that the documents quote; `python -m benchmarks.report` then brings them up to date.
