@@ -71,7 +71,7 @@ PYTHON_LOWEST ?= 3.10
 UV_LOWEST = $(BIN)/uv pip install -q --python $(LOWEST) --resolution lowest-direct
 test-lowest: $(VENV)/.installed
 	test -x $(LOWEST)/bin/python || $(BIN)/uv venv -q --python $(PYTHON_LOWEST) $(LOWEST)
-	$(UV_LOWEST) -r pyproject.toml --extra formats --extra train 'setuptools>=77' 'ninja>=1.11'
+	$(UV_LOWEST) -r pyproject.toml --extra formats --extra train 'setuptools>=77'
 	$(UV_LOWEST) --no-build-isolation -e '.[formats,train]' 'setuptools>=77' 'pytest>=8' 'hypothesis>=6.100'
 	$(LOWEST)/bin/python -m pytest -q -m 'not slow'
 
@@ -96,7 +96,7 @@ published: $(VENV)/.installed
 	@$(BIN)/python -m benchmarks.published_weights
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build dist *.egg-info liif_fast/_C*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(LOWEST) build dist *.egg-info liif_fast/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 10) or sys.exit( \
@@ -105,11 +105,10 @@ $(VENV)/.made:
 	  echo "$(PYTHON) cannot make a virtual environment: install its venv module (Debian: python3-venv)"; exit 1; }
 	@touch $@
 
-# torch comes first and the build runs against it: with build isolation pip would fetch torch a second time.
 $(VENV)/.torch: constraints.txt | $(VENV)/.made
-	$(PIP) install -c constraints.txt torch numpy setuptools wheel ninja
+	$(PIP) install -c constraints.txt torch numpy setuptools wheel
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml setup.py $(CXX_SOURCES)
-	$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
+	LIIF_FAST_DEV=1 $(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $@

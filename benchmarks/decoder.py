@@ -35,7 +35,7 @@ from liif_fast.backends import reference
 from liif_fast.files import replacing
 from liif_fast.functional import project, query
 from liif_fast.geometry import make_cell, make_coord
-from liif_fast.native import extension
+from liif_fast.native import decoder, library
 from liif_fast.params import DecoderParams
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,19 +53,19 @@ def contenders(feat: Tensor, params: DecoderParams, side: int) -> dict[str, Cont
     def compiled(arithmetic: str) -> Contender:
         weights, biases = list(params.weights[1:]), list(params.biases)
         place = (params.local_ensemble, [height, width, 0, 0], arithmetic)
-        decode = torch.ops.liif_fast.cpu_query
+        decode = decoder.query
         return lambda: decode(project(feat, params), coord, cell, rest, weights, biases, *place)
 
     found: dict[str, Contender] = {
         "reference": lambda: reference.batched_query(feat, coord, cell, params, CHUNK),
         "torch fp32": lambda: query(feat, coord, cell, params, backend="torch", precision="fp32"),
     }
-    if extension.import_error is None:
+    if library.import_error is None:
         for precision in ("fp32", "bf16"):
             found[f"cpu {precision}"] = lambda p=precision: query(  # type: ignore[misc]
                 feat, coord, cell, params, backend="cpu", precision=p
             )
-        others = set(extension.arithmetics("any")) - set(extension.BEST.values())
+        others = set(library.arithmetics("any")) - set(library.BEST.values())
         found |= {f"cpu by {name}": compiled(name) for name in sorted(others)}
     return found
 

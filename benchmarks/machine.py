@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from liif_fast.native import extension
+from liif_fast.native import library
 
 
 def device() -> torch.device:
@@ -28,7 +28,7 @@ def tag() -> str:
     where = device().type
     if where != "cpu":
         return where
-    return f"{where}-{torch.backends.cpu.get_cpu_capability().lower()}{'-bf16' if extension.HAS_BF16 else ''}"
+    return f"{where}-{torch.backends.cpu.get_cpu_capability().lower()}{'-bf16' if library.HAS_BF16 else ''}"
 
 
 def commit() -> str:
@@ -81,7 +81,7 @@ def triton() -> str:
 
 def describe() -> dict[str, Any]:
     """Device, clocks, versions and commit, for a result file."""
-    compiler = torch.ops.liif_fast.cpu_compiler() if extension.import_error is None else "not built"
+    compiler = library.compiler() if library.import_error is None else "not built"
     gpu = {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda} if torch.cuda.is_available() else {}
     return {
         "processor": processor(),

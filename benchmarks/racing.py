@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.contenders import build, check, is_half
 from benchmarks.problem import Problem
 from benchmarks.shapes import Shape
-from liif_fast.native import extension
+from liif_fast.native import decoder, library
 
 LONG = 300.0  # seconds: where one call of each takes longer, those calls are all there is
 SLOW = 4.0  # seconds of a contender's first call from which on it may be its only one
@@ -73,7 +73,7 @@ def products(device: torch.device) -> dict[str, tuple[float, Callable[[], Tensor
     large = {"torch mm": torch.float32}
     if device.type == "cuda":
         large["torch fp16 mm"] = torch.float16
-    elif extension.HAS_BF16:
+    elif library.HAS_BF16:
         large["torch bf16 mm"] = torch.bfloat16
     for kind, dtype in large.items():
         for count, inner in ((2048, 2048), (16384, 256)) if device.type == "cpu" else ((8192, 8192), (65536, 256)):
@@ -82,10 +82,10 @@ def products(device: torch.device) -> dict[str, tuple[float, Callable[[], Tensor
             found[name] = (2.0 * count * inner * inner, lambda a=a, b=b: a @ b)  # type: ignore[misc]
     if device.type == "cpu":
         rows, weight, bias = matrix(8192, 256), matrix(256, 256), matrix(1, 256)[0]
-        for name in extension.arithmetics("any"):
+        for name in library.arithmetics("any"):
             found[f"{name} 8192 x 256 x 256"] = (
                 2.0 * 8192 * 256 * 256,
-                lambda name=name: torch.ops.liif_fast.cpu_layer(rows, weight, bias, name),  # type: ignore[misc]
+                lambda name=name: decoder.layer(rows, weight, bias, name),  # type: ignore[misc]
             )
     return found
 

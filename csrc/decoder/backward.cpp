@@ -38,7 +38,7 @@ Sums::Sums(const Backward& backward)
 
 BackwardWorker::BackwardWorker(const Backward& backward)
     : backward_(backward),
-      kept_places_(kept_places(backward.decoder)),
+      kept_places_(kept_places(backward.decoder.widths)),
       gather_(backward.decoder),
       first_(static_cast<size_t>(kTileRows * padded(backward.decoder.n0))),
       rows_(static_cast<size_t>(kTileRows * backward.decoder.widest)),
@@ -47,12 +47,6 @@ BackwardWorker::BackwardWorker(const Backward& backward)
       blended_(static_cast<size_t>(backward.decoder.widest)),
       places_(static_cast<size_t>(kTileRows * kPlace)),
       scratch_(scratch_bytes(backward)) {}
-
-void BackwardWorker::release() const {
-    for (const auto& layer : backward_.transposed) {
-        layer->release();
-    }
-}
 
 // The tile's activations of a layer, valid until the next call: unpacked when they are wanted, into the same place, so
 // that they stay in cache.
@@ -75,7 +69,7 @@ float* BackwardWorker::last_layer(const Queries& queries, const float* top, Sums
         if (!d.last_weight) {
             for (int64_t c = 0; c < corners; ++c) {
                 const int64_t r = gather_.row(c, q);
-                scale(grad, gather_.corner(r).share, width, dz + r * stride);
+                loops.scale(grad, gather_.corner(r).share, width, dz + r * stride);
             }
             continue;
         }
@@ -86,19 +80,19 @@ float* BackwardWorker::last_layer(const Queries& queries, const float* top, Sums
             rows[c] = top + r * stride;
             shares[c] = gather_.corner(r).share;
         }
-        blend(rows, shares, static_cast<int>(corners), width, blended_.get());
+        loops.blend(rows, shares, static_cast<int>(corners), width, blended_.get());
         for (int64_t j = 0; j < d.out_dim; ++j) {
-            add_row(blended_.get(), grad[j], width, sums.last_weight.get() + j * stride);
+            loops.add_row(blended_.get(), grad[j], width, sums.last_weight.get() + j * stride);
             sums.last_bias[static_cast<size_t>(j)] += grad[j];
         }
         std::fill_n(blended_.get(), width, 0.0f);
         for (int64_t j = 0; j < d.out_dim; ++j) {
-            add_row(d.last_weight + j * width, grad[j], width, blended_.get());
+            loops.add_row(d.last_weight + j * width, grad[j], width, blended_.get());
         }
         for (int64_t c = 0; c < corners; ++c) {
             float* row = dz + gather_.row(c, q) * stride;
-            scale(blended_.get(), shares[c], width, row);
-            mask(row, rows[c], stride, 1, width);
+            loops.scale(blended_.get(), shares[c], width, row);
+            loops.mask(row, rows[c], stride, 1, width);
         }
     }
     return dz;
@@ -112,7 +106,7 @@ const float* BackwardWorker::propagate(const Queries& queries, Sums& sums) {
     for (; k > 0; --k) {
         const float* below = activations(queries, k - 1);
         const int64_t width = backward_.decoder.widths[k];
-        add_rows(dz, padded(width), tile.rows, width, sums.biases[k].get());
+        loops.add_rows(dz, padded(width), tile.rows, width, sums.biases[k].get());
         backward_.weights[k - 1]->add(tile, dz, below, sums.weights[k - 1].get(), scratch_.get());
         backward_.transposed[k - 1]->backward(tile, dz, below, next, scratch_.get());
         std::swap(dz, next);

@@ -49,9 +49,6 @@ class BackwardWorker {
     template <typename Target>
     bool add(const float* map, const Queries& queries, Sums& sums, const Target& target);
 
-    // Called by the thread that has added, when it is done.
-    void release() const;
-
   private:
     const float* activations(const Queries& queries, size_t layer);
     float* last_layer(const Queries& queries, const float* top, Sums& sums);
@@ -80,8 +77,8 @@ bool BackwardWorker::add(const float* map, const Queries& queries, Sums& sums, c
         for (; end < rows && gather_.corner(end).pixel == pixel; ++end) {
             std::copy_n(gather_.corner(end).place, kPlace, places_.get() + (end - first) * kPlace);
         }
-        add_pixel(dz + first * padded(n0), padded(n0), end - first, n0, places_.get(), target(pixel),
-                  sums.biases[0].get(), sums.rest.get());
+        loops.add_pixel(dz + first * padded(n0), padded(n0), end - first, n0, places_.get(), target(pixel),
+                        sums.biases[0].get(), sums.rest.get());
     }
     return true;
 }

@@ -1,14 +1,58 @@
 #include "decoder/decoder.h"
 
-#include <ATen/Parallel.h>
-
 #include <algorithm>
 #include <utility>
 
 #include "decoder/packing.h"
 #include "simd/rows.h"
+#include "team.h"
 
 namespace liif {
+namespace {
+
+Buffer<float> pack_rest(const float* rest, int64_t n0, int64_t columns) {
+    Buffer<float> packed(static_cast<size_t>(4 * n0));
+    for (int64_t column = 0; column < 4; ++column) {
+        for (int64_t n = 0; n < n0; ++n) {
+            packed[static_cast<size_t>(column * n0 + n)] = column < columns ? rest[n * columns + column] : 0;
+        }
+    }
+    return packed;
+}
+
+}  // namespace
+
+Decoder::Decoder(const liif_query& query, Arithmetic arithmetic)
+    : projected(query.projected),
+      height(query.height),
+      width(query.width),
+      n0(query.widths[0]),
+      top(query.top),
+      left(query.left),
+      y(query.full_height, query.local_ensemble != 0),
+      x(query.full_width, query.local_ensemble != 0),
+      local_ensemble(query.local_ensemble != 0),
+      threads(query.threads),
+      rest(pack_rest(query.rest, n0, query.cell ? 4 : 2)),
+      first_bias(query.biases[0]),
+      last_weight(nullptr),
+      last_bias(nullptr),
+      last_in(n0),
+      out_dim(query.widths[query.layers - 1]),
+      widest(padded(n0)),
+      widths{n0} {
+    for (int64_t k = 1; k + 1 < query.layers; ++k) {
+        const int64_t in = query.widths[k - 1], out = query.widths[k];
+        hidden.push_back(make_layer(arithmetic, {query.weights[k - 1], query.biases[k], in, out}));
+        widths.push_back(out);
+        widest = std::max(widest, padded(out));
+    }
+    if (query.layers > 1) {
+        last_weight = query.weights[query.layers - 2];
+        last_bias = query.biases[query.layers - 1];
+        last_in = query.widths[query.layers - 2];
+    }
+}
 
 Worker::Worker(const Decoder& decoder)
     : decoder_(decoder),
@@ -23,13 +67,7 @@ Worker::Worker(const Decoder& decoder)
           }
           return bytes;
       }()),
-      kept_places_(kept_places(decoder)) {}
-
-Worker::~Worker() {
-    for (const auto& layer : decoder_.hidden) {
-        layer->release();
-    }
-}
+      kept_places_(kept_places(decoder.widths)) {}
 
 bool Worker::answer(const float* map, const float* coord, const float* cell, const int32_t* order, int64_t begin,
                     int64_t end, float* out, char* kept) {
@@ -59,19 +97,19 @@ bool Worker::answer(const float* map, const float* coord, const float* cell, con
         float* answer = out + static_cast<int64_t>(order[begin + q]) * d.out_dim;
         if (d.last_weight) {
             // The blend is linear, so it commutes with the last layer, which then runs once and not four times.
-            blend(rows, shares, corners, width, blended_.get());
-            linear(blended_.get(), d.last_weight, d.last_bias, width, d.out_dim, answer);
+            loops.blend(rows, shares, corners, width, blended_.get());
+            loops.linear(blended_.get(), d.last_weight, d.last_bias, width, d.out_dim, answer);
         } else {
-            blend(rows, shares, corners, width, answer);
+            loops.blend(rows, shares, corners, width, answer);
         }
     }
     return true;
 }
 
-std::vector<size_t> kept_places(const Decoder& decoder) {
+std::vector<size_t> kept_places(const std::vector<int64_t>& widths) {
     std::vector<size_t> places = {0, 0};
-    for (size_t k = 1; k < decoder.widths.size(); ++k) {
-        places.push_back(places.back() + packed_bytes(kTileRows, decoder.widths[k]));
+    for (size_t k = 1; k < widths.size(); ++k) {
+        places.push_back(places.back() + packed_bytes(kTileRows, widths[k]));
     }
     return places;
 }
@@ -122,8 +160,9 @@ void order_slab(const Decoder& decoder, const float* coord, int64_t begin, int64
 std::vector<int32_t> order_map(const Decoder& decoder, const float* coord, int64_t queries) {
     std::vector<int32_t> order(static_cast<size_t>(queries));
     const int64_t slabs = (queries + kSortedTogether - 1) / kSortedTogether;
-    at::parallel_for(0, slabs, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t s = begin; s < end; ++s) {
+    Counter counter(slabs);
+    run_together(std::min(decoder.threads, slabs), [&] {
+        for (int64_t s = counter.next(); counter.has(s); s = counter.next()) {
             order_slab(decoder, coord, s * kSortedTogether, std::min((s + 1) * kSortedTogether, queries), order.data());
         }
     });

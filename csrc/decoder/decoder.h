@@ -8,18 +8,24 @@
 #include "buffer.h"
 #include "decoder/gather.h"
 #include "decoder/geometry.h"
+#include "interface.h"
+#include "layers/arithmetic.h"
 #include "layers/layer.h"
 
 namespace liif {
 
 // Everything that the threads share; pointers are the caller's, float32 and contiguous.
 struct Decoder {
+    // Packs the weights for an arithmetic.
+    Decoder(const liif_query& query, Arithmetic arithmetic);
+
     // Projected feature maps [batch, height, width, n0]: the part of the full maps that starts at (top, left).
     const float* projected;
     int64_t height, width, n0;
     int64_t top, left;
     Axis y, x;  // of the full map
     bool local_ensemble;
+    int64_t threads;
 
     Buffer<float> rest;       // first layer's columns dy, dx, cell_h, cell_w (the latter zero without cells): [4, n0]
     const float* first_bias;  // [n0]
@@ -39,7 +45,6 @@ struct Decoder {
 class Worker {
   public:
     explicit Worker(const Decoder& decoder);
-    ~Worker();
     bool answer(const float* map, const float* coord, const float* cell, const int32_t* order, int64_t begin,
                 int64_t end, float* out, char* kept = nullptr);
 
@@ -53,12 +58,13 @@ class Worker {
 };
 
 // Queries of one tile.
-inline int64_t tile_queries(const Decoder& decoder) { return decoder.local_ensemble ? kTileRows / 4 : kTileRows; }
+inline int64_t tile_queries(bool local_ensemble) { return local_ensemble ? kTileRows / 4 : kTileRows; }
+inline int64_t tile_queries(const Decoder& decoder) { return tile_queries(decoder.local_ensemble); }
 
 // Where a tile keeps each layer's activations for the backward, in bytes from its first (the first layer, which is
-// computed again, keeps none), and at the end how many bytes it keeps.
-std::vector<size_t> kept_places(const Decoder& decoder);
-inline size_t kept_bytes(const Decoder& decoder) { return kept_places(decoder).back(); }
+// computed again, keeps none), and at the end how many bytes it keeps. widths: n0 and the hidden layers' outputs.
+std::vector<size_t> kept_places(const std::vector<int64_t>& widths);
+inline size_t kept_bytes(const Decoder& decoder) { return kept_places(decoder.widths).back(); }
 
 // The queries of each map, coord [batch, queries, 2], in the order in which they are answered: by the pixel of their
 // first neighbour, in bands of a few rows of pixels.

@@ -91,12 +91,12 @@ bool Gather::look_up(const float* map, const float* coord, const float* cell, co
         const auto [rel_y, rel_x, cell_h, cell_w] = from.place;
         // On a regular grid every query has the same cell.
         if (!(cell_h == known_h && cell_w == known_w)) {
-            combine(d.first_bias, cell_h, rest_h, cell_w, rest_w, d.n0, base_.get());
+            loops.combine(d.first_bias, cell_h, rest_h, cell_w, rest_w, d.n0, base_.get());
             known_h = cell_h;
             known_w = cell_w;
         }
-        first_layer(map + from.pixel * d.n0, base_.get(), rel_y, rest_y, rel_x, rest_x, d.n0, d.last_weight != nullptr,
-                    rows + r * padded(d.n0));
+        loops.first_layer(map + from.pixel * d.n0, base_.get(), rel_y, rest_y, rel_x, rest_x, d.n0,
+                          d.last_weight != nullptr, rows + r * padded(d.n0));
     }
     return true;
 }

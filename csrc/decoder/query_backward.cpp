@@ -1,20 +1,15 @@
-// liif_fast::cpu_query_backward: cuts the tiles into fixed shares, which threads take when they are ready, and adds up
-// the shares' gradients in a fixed order, so that the same number of threads gives the same bits.
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
-#include <torch/library.h>
-
+// The backward of a query: cuts the tiles into fixed shares, which threads take when they are ready, and adds up the
+// shares' gradients in a fixed order, so that the same number of threads gives the same bits.
 #include <algorithm>
 #include <atomic>
 #include <memory>
-#include <tuple>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
-#include "arguments.h"
 #include "decoder/backward.h"
+#include "decoder/query.h"
+#include "team.h"
 
 namespace liif {
 namespace {
@@ -32,36 +27,39 @@ using AllSums = std::vector<std::unique_ptr<Sums>>;
 
 class Pass {
   public:
-    Pass(const Arguments& a, const Backward& backward, const at::Tensor& grad, const at::Tensor& kept,
-         at::Tensor& d_projected)
+    Pass(const liif_query& query, const Backward& backward, const float* grad, const char* kept, float* d_projected)
         : backward_(backward),
           decoder_(backward.decoder),
-          coord_(a.coord.const_data_ptr<float>()),
-          cell_(a.cell.defined() ? a.cell.const_data_ptr<float>() : nullptr),
-          grad_(grad.const_data_ptr<float>()),
-          target_(d_projected.mutable_data_ptr<float>()),
-          batch_(a.coord.size(0)),
-          queries_(a.coord.size(1)),
+          coord_(query.coord),
+          cell_(query.cell),
+          grad_(grad),
+          target_(d_projected),
+          batch_(query.batch),
+          queries_(query.queries),
           step_(tile_queries(decoder_)),
           tiles_((queries_ + step_ - 1) / step_),
-          kept_(reinterpret_cast<const char*>(kept.const_data_ptr<uint8_t>())),
+          kept_(kept),
           kept_bytes_(static_cast<int64_t>(kept_bytes(decoder_))) {}
 
     // Adds everything up; the sums of each share, or nothing if a query needs a pixel outside of the window.
     AllSums run() {
         orders_ = order_queries(decoder_, coord_, batch_, queries_);
         share_out();
-        std::atomic<size_t> next{0};
+        const auto count = static_cast<int64_t>(shares_.size());
+        Counter counter(count);
         std::atomic<bool> inside{true};
-        const auto threads = std::min<int64_t>(at::get_num_threads(), static_cast<int64_t>(shares_.size()));
-        at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+        run_together(std::min(decoder_.threads, count), [&] {
+            int64_t s = counter.next();
+            if (!counter.has(s)) {
+                return;
+            }
             BackwardWorker worker(backward_);
-            for (size_t s = next++; s < shares_.size() && inside; s = next++) {
-                if (!work(shares_[s], worker)) {
+            for (; counter.has(s); s = counter.next()) {
+                if (!work(shares_[static_cast<size_t>(s)], worker)) {
                     inside = false;
+                    counter.stop();
                 }
             }
-            worker.release();
         });
         AllSums sums;
         if (!inside) {
@@ -70,8 +68,8 @@ class Pass {
         for (Share& share : shares_) {
             const int64_t width = decoder_.width * decoder_.n0;
             if (share.own > share.first_row) {
-                add_row(share.halo.get(), 1.0f, (share.own - share.first_row) * width,
-                        target_ + share.first_row * width);
+                loops.add_row(share.halo.get(), 1.0f, (share.own - share.first_row) * width,
+                              target_ + share.first_row * width);
             }
             sums.push_back(std::move(share.sums));
         }
@@ -84,7 +82,7 @@ class Pass {
     // each has sums of its own.
     void share_out() {
         constexpr int64_t kEach = 4, kShares = 32;
-        const int64_t all = batch_ * tiles_, threads = at::get_num_threads();
+        const int64_t all = batch_ * tiles_, threads = decoder_.threads;
         const int64_t count = std::min(all, std::max(threads, std::min(kEach * threads, kShares)));
         int64_t touched = 0;
         for (int64_t t = 0; t < count; ++t) {
@@ -145,87 +143,74 @@ class Pass {
     std::vector<Share> shares_;
 };
 
-// The total of one [rows, columns] of the sums, which has rows `stride` apart.
+// out [rows, columns] += one of the shares' sums, which has rows `stride` apart.
 template <typename Get>
-at::Tensor total(const AllSums& sums, int64_t rows, int64_t columns, int64_t stride, const Get& get) {
-    at::Tensor sum = at::zeros({rows, columns}, at::kFloat);
-    float* to = sum.mutable_data_ptr<float>();
+void add_up(const AllSums& sums, int64_t rows, int64_t columns, int64_t stride, float* out, const Get& get) {
     for (const auto& part : sums) {
         const float* from = get(*part);
         for (int64_t r = 0; r < rows; ++r) {
-            add_row(from + r * stride, 1.0f, columns, to + r * columns);
+            loops.add_row(from + r * stride, 1.0f, columns, out + r * columns);
         }
     }
-    return sum;
 }
 
-using Gradients = std::tuple<at::Tensor, at::Tensor, std::vector<at::Tensor>, std::vector<at::Tensor>>;
-
-Gradients add_up(const Arguments& a, const Backward& backward, at::Tensor d_projected, const AllSums& sums) {
-    const auto vector = [&](int64_t n, const auto& get) { return total(sums, 1, n, n, get).view({n}); };
-    const int64_t n0 = backward.decoder.widths.front(), last = backward.decoder.last_in;
-    at::Tensor d_rest = total(sums, kPlace, n0, n0, [](const Sums& s) { return s.rest.get(); });
-    std::vector<at::Tensor> d_weights, d_biases;
-    for (size_t k = 0; k < backward.decoder.widths.size(); ++k) {
-        const int64_t width = backward.decoder.widths[k];
-        d_biases.push_back(vector(width, [k](const Sums& s) { return s.biases[k].get(); }));
+void add_up(const Backward& backward, const AllSums& sums, int64_t rest_columns, const Gradients& to) {
+    const Decoder& d = backward.decoder;
+    const int64_t n0 = d.widths.front();
+    std::vector<float> rest(static_cast<size_t>(kPlace * n0), 0.0f);
+    add_up(sums, kPlace, n0, n0, rest.data(), [](const Sums& s) { return s.rest.get(); });
+    for (int64_t n = 0; n < n0; ++n) {
+        for (int64_t column = 0; column < rest_columns; ++column) {
+            to.rest[n * rest_columns + column] = rest[static_cast<size_t>(column * n0 + n)];
+        }
+    }
+    for (size_t k = 0; k < d.widths.size(); ++k) {
+        const int64_t width = d.widths[k];
+        add_up(sums, 1, width, width, to.biases[k], [k](const Sums& s) { return s.biases[k].get(); });
         if (k > 0) {
-            const int64_t in = backward.decoder.widths[k - 1];
-            d_weights.push_back(at::zeros({width, in}, at::kFloat));
             for (const auto& part : sums) {
-                backward.weights[k - 1]->collect(part->weights[k - 1].get(),
-                                                 d_weights.back().mutable_data_ptr<float>());
+                backward.weights[k - 1]->collect(part->weights[k - 1].get(), to.weights[k - 1]);
             }
         }
     }
-    if (!a.weights.empty()) {
-        const auto get = [](const Sums& s) { return s.last_weight.get(); };
-        d_weights.push_back(total(sums, backward.decoder.out_dim, last, padded(last), get));
-        d_biases.push_back(vector(backward.decoder.out_dim, [](const Sums& s) { return s.last_bias.get(); }));
+    if (d.last_weight) {
+        const size_t last = d.widths.size();
+        add_up(sums, d.out_dim, d.last_in, padded(d.last_in), to.weights[last - 1],
+               [](const Sums& s) { return s.last_weight.get(); });
+        add_up(sums, 1, d.out_dim, d.out_dim, to.biases[last], [](const Sums& s) { return s.last_bias.get(); });
     }
-    return {d_projected, d_rest.slice(0, 0, a.rest.size(1)).t().contiguous(), d_weights, d_biases};
 }
 
-Gradients cpu_query_backward(const at::Tensor& grad, const at::Tensor& projected, const at::Tensor& coord,
-                             const std::optional<at::Tensor>& cell, const at::Tensor& rest, at::TensorList weights,
-                             at::TensorList biases, bool local_ensemble, at::IntArrayRef window,
-                             const std::string& name, const at::Tensor& kept) {
-    const Arithmetic arithmetic = checked_arithmetic(name);
-    const Arguments a = checked(projected, coord, cell, rest, weights, biases, window);
-    const Decoder decoder = make_decoder(a, local_ensemble, window, arithmetic);
-    const std::vector<int64_t> answers = {a.coord.size(0), a.coord.size(1), decoder.out_dim};
-    TORCH_CHECK(grad.sizes() == answers, "grad: expected ", answers, ", got ", grad.sizes());
-    check_float(grad, "grad");
-    const int64_t tiles = (a.coord.size(1) + tile_queries(decoder) - 1) / tile_queries(decoder);
-    const std::vector<int64_t> expected = {a.coord.size(0), tiles * static_cast<int64_t>(kept_bytes(decoder))};
-    TORCH_CHECK(kept.sizes() == expected && kept.scalar_type() == at::kByte && kept.is_contiguous(),
-                "kept: expected the second result of cpu_query_keeping, uint8 ", expected, ", got ", kept.scalar_type(),
-                " ", kept.sizes());
-    Backward backward{decoder, {}, {}};
-    for (size_t k = 0; k + 1 < a.weights.size(); ++k) {
-        const at::Tensor transposed = a.weights[k].t().contiguous();
-        const int64_t in = transposed.size(0), out = transposed.size(1);
-        backward.transposed.push_back(make_layer(arithmetic, {transposed.const_data_ptr<float>(), nullptr, out, in}));
-        backward.weights.push_back(make_weight_gradient(arithmetic, in, out));
+// [rows, columns] -> [columns, rows].
+Buffer<float> transposed(const float* matrix, int64_t rows, int64_t columns) {
+    Buffer<float> result(static_cast<size_t>(rows * columns));
+    for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t c = 0; c < columns; ++c) {
+            result[static_cast<size_t>(c * rows + r)] = matrix[r * columns + c];
+        }
     }
-    at::Tensor d_projected = at::zeros(projected.sizes(), at::kFloat);
-    const at::Tensor answers_grad = grad.contiguous();
-    const AllSums sums = Pass(a, backward, answers_grad, kept, d_projected).run();
-    TORCH_CHECK(!sums.empty() || grad.numel() == 0,
-                "window: expected every neighbour of every query inside the part of the map, got one outside; give a "
-                "larger part");
-    return add_up(a, backward, d_projected, sums);
+    return result;
 }
 
 }  // namespace
 
-TORCH_LIBRARY_FRAGMENT(liif_fast, m) {
-    m.def(
-        "cpu_query_backward(Tensor grad, Tensor projected, Tensor coord, Tensor? cell, Tensor rest, Tensor[] weights, "
-        "Tensor[] biases, bool local_ensemble, int[] window, str arithmetic, Tensor kept) "
-        "-> (Tensor, Tensor, Tensor[], Tensor[])");
+void differentiate(const liif_query& query, Arithmetic arithmetic, const float* grad, const char* kept,
+                   const Gradients& gradients) {
+    const Decoder decoder(query, arithmetic);
+    Backward backward{decoder, {}, {}};
+    for (int64_t k = 0; k + 2 < query.layers; ++k) {
+        const int64_t in = query.widths[k], out = query.widths[k + 1];
+        const Buffer<float> weight = transposed(query.weights[k], out, in);
+        backward.transposed.push_back(make_layer(arithmetic, {weight.get(), nullptr, out, in}));
+        backward.weights.push_back(make_weight_gradient(arithmetic, in, out));
+    }
+    const AllSums sums = Pass(query, backward, grad, kept, gradients.projected).run();
+    if (sums.empty() && query.batch * query.queries > 0) {
+        throw std::out_of_range(
+            "window: expected every neighbour of every query inside the part of the map, got one outside; give a "
+            "larger part");
+    }
+    add_up(backward, sums, query.cell ? 4 : 2, gradients);
 }
-
-TORCH_LIBRARY_IMPL(liif_fast, CPU, m) { m.impl("cpu_query_backward", &cpu_query_backward); }
 
 }  // namespace liif

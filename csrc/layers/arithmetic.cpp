@@ -26,8 +26,6 @@ constexpr Entry kTable[] = {
     {"avx512", Arithmetic::kAvx512, false, has_avx512, nullptr, make_avx512_layer, make_avx512_weight_gradient},
     {"avx2", Arithmetic::kAvx2, false, has_avx2, nullptr, make_avx2_layer, make_avx2_weight_gradient},
 #endif
-    {"brgemm", Arithmetic::kBrgemm, false, brgemm_works, nullptr, make_brgemm_layer, make_mm_weight_gradient},
-    {"mm", Arithmetic::kMm, false, [] { return true; }, nullptr, make_mm_layer, make_mm_weight_gradient},
 };
 
 const Entry& entry(Arithmetic arithmetic) {
@@ -40,12 +38,15 @@ const Entry& entry(Arithmetic arithmetic) {
 
 }  // namespace
 
-std::vector<std::string> arithmetics(const std::string& precision) {
+std::string arithmetics(const std::string& precision) {
     const bool any = precision == "any", half = any || precision == "bf16";
-    std::vector<std::string> names;
+    std::string names;
     for (const Entry& e : kTable) {
         if (e.runs() && (half || !e.half) && (any || !e.is_choice || e.is_choice())) {
-            names.emplace_back(e.name);
+            if (!names.empty()) {
+                names += ',';
+            }
+            names += e.name;
         }
     }
     return names;
@@ -58,6 +59,11 @@ std::optional<Arithmetic> find_arithmetic(const std::string& name) {
         }
     }
     return std::nullopt;
+}
+
+std::optional<Arithmetic> best_arithmetic() {
+    const std::string names = arithmetics("fp32");
+    return find_arithmetic(names.substr(0, names.find(',')));
 }
 
 std::unique_ptr<Layer> make_layer(Arithmetic arithmetic, const Linear& linear) {

@@ -65,22 +65,16 @@ class Layer {
     void backward(const Tile& tile, const float* in, const float* h, float* out, char* scratch) const {
         run(tile, in, h, out, scratch);
     }
-    // Called by each thread when it is done.
-    virtual void release() const {}
 
   protected:
     // Both of them; `active` is null for forward.
     virtual void run(const Tile& tile, const float* in, const float* active, float* out, char* scratch) const = 0;
 };
 
-// Of each arithmetic (arithmetic.h); own kernels exist on x86-64 only.
-std::unique_ptr<Layer> make_brgemm_layer(const Linear& linear);
-std::unique_ptr<Layer> make_mm_layer(const Linear& linear);
+// Of each arithmetic (arithmetic.h).
 std::unique_ptr<Layer> make_avx512_layer(const Linear& linear);
 std::unique_ptr<Layer> make_vnni_layer(const Linear& linear);
 std::unique_ptr<Layer> make_avx2_layer(const Linear& linear);
 std::unique_ptr<Layer> make_madd_layer(const Linear& linear);
-// Whether libtorch exports oneDNN's batch-reduce GEMM and this processor can run it.
-bool brgemm_works();
 
 }  // namespace liif

@@ -61,7 +61,7 @@ inline void collect_panels(const float* sum, const std::vector<Panel>& panels, i
     for (const Panel& panel : panels) {
         const int64_t width = panel.vectors * lanes, inside = std::min(width, in - panel.first);
         for (int64_t n = 0; n < out; ++n) {
-            add_row(sum + panel.first * out + n * width, 1.0f, inside, weight + n * in + panel.first);
+            loops.add_row(sum + panel.first * out + n * width, 1.0f, inside, weight + n * in + panel.first);
         }
     }
 }

@@ -126,7 +126,7 @@ class VnniWeightGradient final : public WeightGradient {
 
     void collect(const float* sum, float* weight) const override {
         for (int64_t n = 0; n < out_; ++n) {
-            add_row(sum + n * padded(in_), 1.0f, in_, weight + n * in_);
+            loops.add_row(sum + n * padded(in_), 1.0f, in_, weight + n * in_);
         }
     }
 

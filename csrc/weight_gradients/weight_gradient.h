@@ -21,8 +21,7 @@ class WeightGradient {
     virtual void collect(const float* sum, float* weight) const = 0;
 };
 
-// Of each arithmetic (layers/arithmetic.h); own kernels exist on x86-64 only.
-std::unique_ptr<WeightGradient> make_mm_weight_gradient(int64_t in, int64_t out);
+// Of each arithmetic (layers/arithmetic.h).
 std::unique_ptr<WeightGradient> make_avx512_weight_gradient(int64_t in, int64_t out);
 std::unique_ptr<WeightGradient> make_vnni_weight_gradient(int64_t in, int64_t out);
 std::unique_ptr<WeightGradient> make_avx2_weight_gradient(int64_t in, int64_t out);

@@ -40,9 +40,9 @@ LIIF_TARGET inline void transform_gradient(const Vector* x, Vector* y) {
 
 // Size x Size pixels of a tile from (first, first); null where they lie outside of the map.
 template <int64_t Size>
-void find_pixels(const Map& map, int64_t tile, int64_t first, const float* (&found)[Size][Size]) {
+void find_pixels(const Map& map, int64_t tile, int64_t first, float* (&found)[Size][Size]) {
     const int64_t top = tile / map.across % map.down * kOut + first, left = tile % map.across * kOut + first;
-    const float* picture = map.values + tile / map.across / map.down * map.height * map.width * map.channels;
+    float* picture = map.values + tile / map.across / map.down * map.height * map.width * map.channels;
     for (int64_t y = top; y < top + Size; ++y) {
         for (int64_t x = left; x < left + Size; ++x) {
             const bool inside = y >= 0 && y < map.height && x >= 0 && x < map.width;
@@ -56,7 +56,7 @@ template <int64_t Size, int64_t first, void Transform(const Vector*, Vector*)>
 LIIF_TARGET void transform(const Map& map, int64_t begin, int64_t end, float* to) {
     const int64_t stride = point_stride(map.channels);
     for (int64_t tile = begin; tile < end; ++tile) {
-        const float* from[Size][Size];
+        float* from[Size][Size];
         find_pixels<Size>(map, tile, first, from);
         for (int64_t channel = 0; channel < map.channels; channel += kLanes) {
             Vector half[Size][kIn];
@@ -90,7 +90,7 @@ LIIF_TARGET void transform_back(const Map& map, int64_t begin, int64_t end, cons
                                 const float* other) {
     const int64_t stride = point_stride(map.channels);
     for (int64_t tile = begin; tile < end; ++tile) {
-        const float* pixel[kOut][kOut];
+        float* pixel[kOut][kOut];
         find_pixels<kOut>(map, tile, 0, pixel);
         for (int64_t channel = 0; channel < map.channels; channel += kLanes) {
             const float* place = from + (tile - begin) * map.channels + channel;
@@ -114,7 +114,7 @@ LIIF_TARGET void transform_back(const Map& map, int64_t begin, int64_t end, cons
 #pragma GCC unroll 4
                 for (int64_t x = 0; x < kOut; ++x) {
                     if (pixel[y][x]) {
-                        float* to = const_cast<float*>(pixel[y][x]) + channel;
+                        float* to = pixel[y][x] + channel;
                         const float* own = other + (to - map.values);
                         Vector value = add(pixels[x], offset);
                         if constexpr (finish == Finish::kRelu) {
@@ -135,4 +135,5 @@ LIIF_TARGET void transform_back(const Map& map, int64_t begin, int64_t end, cons
 constexpr Transforms kOwnTransforms = {transform<kIn, -1, transform_input>,
                                        transform<kOut, 0, transform_gradient>,
                                        {transform_back<Finish::kNothing>, transform_back<Finish::kRelu>,
-                                        transform_back<Finish::kAdd>, transform_back<Finish::kSelect>}};
+                                        transform_back<Finish::kAdd>, transform_back<Finish::kSelect>},
+                                       multiply_all};

@@ -14,7 +14,7 @@ constexpr int64_t kSumPoint = 7;   // where Transforms::gradient adds up all pix
 
 // A map of float32 pixels [batch, height, width, channels], cut into tiles of kOut x kOut.
 struct Map {
-    Map(int64_t batch, int64_t height, int64_t width, int64_t channels, const float* values)
+    Map(int64_t batch, int64_t height, int64_t width, int64_t channels, float* values)
         : height(height),
           width(width),
           channels(channels),
@@ -24,7 +24,7 @@ struct Map {
           values(values) {}
 
     int64_t height, width, channels, down, across, tiles;
-    const float* values;
+    float* values;
 };
 
 // From one point to the next; not a multiple of a page, which would put all points into one set of the cache.
@@ -46,7 +46,16 @@ struct Transforms {
     // Back to the pixels of `map`, plus the bias (null for none); `other` is laid out as the map. By Finish.
     void (*output[kFinishes])(const Map& map, int64_t begin, int64_t end, const float* from, const float* bias,
                               const float* other);
+    // to [rows, out] = from [rows, in] * matrix [in, out], added up in the order of the inputs.
+    void (*multiply)(int64_t rows, int64_t in, int64_t out, const float* from, const float* matrix, float* to);
 };
+
+// result = finish(x * kernel + bias), channels last; points [kPoints, in, out] of the kernel, bias null for none.
+void convolve(const Map& x, const float* points, const float* bias, Finish finish, const float* other, int64_t threads,
+              const Map& result);
+
+// Adds the gradients of `points` and of the bias [out], in an order that only the number of threads changes.
+void convolve_weight(const Map& x, const Map& grad, int64_t threads, float* d_points, float* d_bias);
 
 // Of the best instructions that this processor has; null where it has none of them.
 const Transforms* winograd_transforms();

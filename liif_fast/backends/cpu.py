@@ -8,7 +8,7 @@ from torch import Tensor
 from liif_fast.backends import operators
 from liif_fast.backends.call import Query
 from liif_fast.backends.proof import Form
-from liif_fast.native import extension
+from liif_fast.native import library
 from liif_fast.params import DecoderParams
 
 NAME = "cpu"
@@ -18,15 +18,15 @@ BACKWARD = True  # it has gradients of the map and of the weights
 PRECISIONS = ("fp32", "bf16", "fp16")
 # The fastest whose results are those of fp32 when they are rounded to 8 bits, but for some that lie between two levels:
 # 16-bit fixed point is (benchmarks/results/command-agreement-*.json).
-EIGHT_BIT_PRECISION = "bf16" if extension.BEST["bf16"] in extension.FIXED_POINT else "fp32"
+EIGHT_BIT_PRECISION = "bf16" if library.BEST["bf16"] in library.FIXED_POINT else "fp32"
 
 
 def unusable_reason(device: torch.device, precision: str, params: DecoderParams | None = None) -> str | None:
     """Why this cannot run, or None. Any decoder fits."""
-    if extension.import_error is not None:
+    if library.import_error is not None:
         return (
-            f"the C++ extension is not built ({extension.import_error}); install a C++ compiler and ninja, then "
-            "reinstall with: pip install --no-build-isolation -e ."
+            f"the C++ library is not built ({library.import_error}); install a C++ compiler, then reinstall "
+            "liif_fast without its dependencies: pip install --force-reinstall --no-deps"
         )
     if device.type != "cpu":
         return f"expected tensors on the CPU, got {device}; move them or use backend='torch'"
@@ -43,7 +43,7 @@ def unchosen_reason(device: torch.device, precision: str, form: Form) -> str | N
 def detail() -> str:
     return (
         f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads, "
-        f"fp32 by {extension.BEST['fp32']}, bf16 by {extension.BEST['bf16']}"
+        f"fp32 by {library.BEST['fp32']}, bf16 by {library.BEST['bf16']}"
     )
 
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from liif_fast.backends.call import Call
 from liif_fast.box import Box
 from liif_fast.geometry import Grid, Window, grid_queries
-from liif_fast.native import extension
+from liif_fast.native import decoder, library
 
 Answers = tuple[Tensor, Tensor]
 Gradients = tuple[Tensor, Tensor, list[Tensor], list[Tensor]]
 
 
 def _cpu_arguments(call: Call) -> tuple[Any, ...]:
-    """What every C++ operator is given."""
+    """What every function of the C++ decoder is given."""
     coord, cell = call.coord, call.cell
     if call.grid is not None:
         coord, cell = grid_queries(_grid(call.grid), call.source.shape[0])
@@ -31,25 +30,22 @@ def _cpu_arguments(call: Call) -> tuple[Any, ...]:
         [bias.float() for bias in call.biases],
         call.local_ensemble,
         call.window,
-        extension.BEST["bf16" if call.precision == "bf16" else "fp32"],
+        library.BEST["bf16" if call.precision == "bf16" else "fp32"],
     )
 
 
 def _cpu(call: Call) -> Tensor:
-    answer: Tensor = torch.ops.liif_fast.cpu_query(*_cpu_arguments(call))
-    return answer
+    return decoder.query(*_cpu_arguments(call))
 
 
 def _cpu_keeping(call: Call) -> Answers:
-    answers: Answers = torch.ops.liif_fast.cpu_query_keeping(*_cpu_arguments(call))
-    return answers
+    return decoder.query_keeping(*_cpu_arguments(call))
 
 
 def _cpu_backward(grad: Tensor, kept: Tensor | None, call: Call) -> Gradients:
     if kept is None:
         _, kept = _cpu_keeping(call)
-    gradients: Gradients = torch.ops.liif_fast.cpu_query_backward(grad.float(), *_cpu_arguments(call), kept)
-    return gradients
+    return decoder.query_backward(grad.float(), kept, *_cpu_arguments(call))
 
 
 def _triton(call: Call) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from liif_fast.backends.call import CALL_SCHEMA, Call, Query, call_of
 from liif_fast.backends.implementations import BACKWARD, KEEPING, KERNELS, Answers, Gradients
 from liif_fast.errors import BackendError
+from liif_fast.native import decoder as cpu_decoder
 
 
 def ask(asked: Query, backend: str) -> Tensor:
@@ -67,10 +68,9 @@ def query_keeping(*args: Any) -> Answers:
 def _(*args: Any) -> Answers:
     call = Call(*args)
     assert call.coord is not None
-    # kept_bytes in csrc/decoder.cpp: tiles of 128 rows, a mask of 2 bytes for each 16 values of 4 bytes.
-    rows = 4 * call.coord.shape[1] if call.local_ensemble else call.coord.shape[1]
-    tile = sum((bias.shape[0] + 15) // 16 * 128 * 66 + 64 for bias in call.biases[1:-1])
-    kept = call.source.new_empty(call.source.shape[0], (rows + 127) // 128 * tile, dtype=torch.uint8)
+    widths = [int(bias.shape[0]) for bias in call.biases]
+    size = cpu_decoder.kept_bytes(widths, call.coord.shape[1], call.local_ensemble)
+    kept = call.source.new_empty(call.source.shape[0], size, dtype=torch.uint8)
     return _empty_answer(call), kept
 
 

@@ -16,11 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from liif_fast.native import extension
+from liif_fast.errors import BackendError
+from liif_fast.native import library
 from liif_fast.native.tracing import needs_plain_operations
 
 # Looked up once: torch.compile traces through the choice.
-WANTED = extension.import_error is None and bool(torch.ops.liif_fast.cpu_winograd_works())
+WANTED = library.HAS_WINOGRAD
+FINISHES = ("", "relu", "add", "select")  # by their numbers in csrc/interface.h
 
 
 def fits(channels: int, outputs: int, kernel: tuple[int, ...]) -> bool:
@@ -52,15 +54,46 @@ def _winograd(
     x: Tensor, kernel: Tensor, bias: Tensor | None = None, finish: str = "", other: Tensor | None = None
 ) -> Tensor:
     """finish: "", "relu", "add" (`other`), or "select" (where `other` is above zero)."""
-    found: Tensor = torch.ops.liif_fast.cpu_winograd(x, _transform(kernel), bias, finish, other)
-    return found
+    result = _like_result(x, kernel.shape[0])
+    x, (batch, channels, height, width) = _channels_last(x, "x"), x.shape
+    points = _transform(kernel)
+    bias = None if bias is None else bias.contiguous()
+    if other is not None:
+        if other.shape != result.shape:
+            raise BackendError(f"other: expected {list(result.shape)}, got {list(other.shape)}")
+        other = _channels_last(other, "other")
+    pointers = (None if tensor is None else tensor.data_ptr() for tensor in (x, points, bias, other))
+    sizes = batch, height, width, channels, kernel.shape[0], FINISHES.index(finish), torch.get_num_threads()
+    _done(library.loaded().liif_winograd(*pointers, *sizes, result.data_ptr()))
+    return result
 
 
 def _winograd_weight(x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of the kernel [N, C, 3, 3] and the bias [N]."""
-    found, bias = torch.ops.liif_fast.cpu_winograd_weight(x, grad)
-    flat = _points().t() @ found.view(36, -1)
-    return flat.view(3, 3, x.shape[1], grad.shape[1]).permute(3, 2, 0, 1).contiguous(), bias
+    x, grad = _channels_last(x, "x"), _channels_last(grad, "grad")
+    (batch, channels, height, width), outputs = x.shape, grad.shape[1]
+    if grad.shape != (batch, outputs, height, width):
+        raise BackendError(f"grad: expected the size of x, {list(x.shape)}, got {list(grad.shape)}")
+    points, bias = torch.zeros(36, channels * outputs), torch.zeros(outputs)
+    sizes = batch, height, width, channels, outputs, torch.get_num_threads()
+    targets = points.data_ptr(), bias.data_ptr()
+    _done(library.loaded().liif_winograd_weight(x.data_ptr(), grad.data_ptr(), *sizes, *targets))
+    flat = _points().t() @ points
+    return flat.view(3, 3, channels, outputs).permute(3, 2, 0, 1).contiguous(), bias
+
+
+def _channels_last(map_: Tensor, name: str) -> Tensor:
+    if map_.dtype != torch.float32 or not map_.is_cpu or map_.dim() != 4 or map_.shape[1] % 16:
+        raise BackendError(
+            f"{name}: expected float32 [B, C, H, W] on the CPU with C a multiple of 16, got {map_.dtype} "
+            f"{list(map_.shape)} on {map_.device}"
+        )
+    return map_.contiguous(memory_format=torch.channels_last)
+
+
+def _done(problem: bytes | None) -> None:
+    if problem is not None:
+        raise BackendError(problem.decode())
 
 
 def _like_result(x: Tensor, channels: int) -> Tensor:
@@ -227,7 +260,7 @@ class Conv2d(nn.Conv2d):
     """nn.Conv2d by `steady_conv2d`; under bfloat16 autocast no slower than without on a CPU that lacks bfloat16."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if extension.HAS_BF16 or not _bfloat16_wanted(x):
+        if library.HAS_BF16 or not _bfloat16_wanted(x):
             if self.padding_mode == "zeros" and not isinstance(self.padding, str):
                 sides = self.padding, self.stride, self.dilation
                 return steady_conv2d(x, self.weight, self.bias, *sides, self.groups)

@@ -16,7 +16,7 @@ from liif_fast.backends import operators, reference
 from liif_fast.errors import BackendError
 from liif_fast.functional import Window, project, query
 from liif_fast.geometry import make_cell, make_coord
-from liif_fast.native import extension
+from liif_fast.native import library
 from liif_fast.params import DecoderParams
 
 BACKENDS = [n for n in backends.available_backends() if getattr(backends.FUSED.get(n), "BACKWARD", False)] or ["absent"]
@@ -88,10 +88,10 @@ def test_golden_gradients(backend: str, case: GoldenCase) -> None:
     check_golden_gradients(case)
 
 
-@pytest.mark.parametrize("arithmetic", extension.arithmetics("any"))
+@pytest.mark.parametrize("arithmetic", library.arithmetics("any"))
 def test_golden_gradients_by_every_arithmetic(monkeypatch: pytest.MonkeyPatch, arithmetic: str) -> None:
     """Also by those that another processor would take."""
-    monkeypatch.setitem(extension.BEST, "bf16" if arithmetic.endswith("int16") else "fp32", arithmetic)
+    monkeypatch.setitem(library.BEST, "bf16" if arithmetic.endswith("int16") else "fp32", arithmetic)
     for case in golden_cases():
         if case.spec["grad"]:
             check_against_truth("cpu", case.feat, case.coord, case.cell, case.params)

@@ -14,11 +14,11 @@ from torch import Tensor
 from liif_fast import geometry
 from liif_fast.backends import cpu, reference
 from liif_fast.functional import Window, project, query
-from liif_fast.native import extension
+from liif_fast.native import decoder, library
 from liif_fast.params import DecoderParams
 
-FP32 = extension.arithmetics("fp32") or ["absent"]
-BF16 = [name for name in extension.arithmetics("any") if name not in FP32] or ["absent"]
+FP32 = library.arithmetics("fp32") or ["absent"]
+BF16 = [name for name in library.arithmetics("any") if name not in FP32] or ["absent"]
 # The others' library products may add in another order for another number of rows.
 OWN = ("avx512", "avx2", "vnni-int16", "avx2-int16")
 SWITCHES = [(e, u, c) for e in (True, False) for u in (True, False) for c in (True, False)]
@@ -27,11 +27,11 @@ NAMES = ("local_ensemble", "feat_unfold", "cell_decode")
 
 @pytest.fixture(autouse=True)
 def _built(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Without the extension these tests skip, or fail where it has to be there. Fresh memory holds NaN."""
-    if extension.import_error is not None:
+    """Without the library these tests skip, or fail where it has to be there. Fresh memory holds NaN."""
+    if library.import_error is not None:
         if os.environ.get("LIIF_FAST_REQUIRE_CPU") == "1":
-            pytest.fail(f"the C++ extension is not built: {extension.import_error}")
-        pytest.skip(f"the C++ extension is not built: {extension.import_error}")
+            pytest.fail(f"the C++ library is not built: {library.import_error}")
+        pytest.skip(f"the C++ library is not built: {library.import_error}")
     if "absent" in getattr(getattr(request.node, "callspec", None), "params", {}).values():
         pytest.skip("this processor has no other arithmetic")
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -51,7 +51,7 @@ def run(
     place = window or Window(projected.shape[1], projected.shape[2])
     weights, biases = list(params.weights[1:]), list(params.biases)
     cell = cell if params.cell_decode else None
-    out: Tensor = torch.ops.liif_fast.cpu_query(
+    out: Tensor = decoder.query(
         projected, coord, cell, rest, weights, biases, params.local_ensemble, list(place), arithmetic
     )
     return out
@@ -305,5 +305,5 @@ def test_why_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "expected tensors on the CPU, got cuda" in str(cpu.unusable_reason(torch.device("cuda"), "fp32"))
     assert "got 'tf32'" in str(cpu.unusable_reason(torch.device("cpu"), "tf32"))
     assert FP32[0] in cpu.detail()
-    monkeypatch.setattr(extension, "import_error", "no such file")
+    monkeypatch.setattr(library, "import_error", "no such file")
     assert "not built (no such file); install a C++ compiler" in str(cpu.unusable_reason(torch.device("cpu"), "fp32"))

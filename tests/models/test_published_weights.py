@@ -22,7 +22,7 @@ from liif_fast import backends, models
 from liif_fast.backends import reference, triton
 from liif_fast.functional import query
 from liif_fast.geometry import make_cell, make_coord
-from liif_fast.native import extension
+from liif_fast.native import library
 from liif_fast.params import DecoderParams
 
 # What an error may have beside twice PyTorch's own at the same precision: the floors of the backends' own tests, and
@@ -72,7 +72,7 @@ def problem(published: models.LIIF) -> Problem:
 def test_the_cases_are_of_every_backend_that_is_installed() -> None:
     installed = {"reference", "torch"}
     installed |= {
-        name for name, found in (("cpu", extension.import_error is None), ("triton", triton.INSTALLED)) if found
+        name for name, found in (("cpu", library.import_error is None), ("triton", triton.INSTALLED)) if found
     }
     assert {backend for backend, _ in CASES} == installed
 

@@ -9,7 +9,7 @@ from support.golden import seeded
 from torch import Tensor, nn
 
 from liif_fast.models.edsr import ResBlock
-from liif_fast.native import convolution, extension
+from liif_fast.native import convolution, library
 from liif_fast.native.convolution import (
     Conv2d,
     convolve,
@@ -21,7 +21,7 @@ from liif_fast.native.convolution import (
 
 needed = pytest.mark.skipif(
     not convolution.fits(16, 16, (3, 3)),
-    reason="this processor has neither AVX-512 nor AVX2, or the extension is not built",
+    reason="this processor has neither AVX-512 nor AVX2, or the C++ library is not built",
 )
 SIZES = [(1, 16, 16, 1, 1), (2, 16, 32, 5, 9), (1, 64, 256, 13, 8), (3, 32, 80, 21, 4)]
 
@@ -93,7 +93,7 @@ def test_opcheck() -> None:
 def test_a_layer_under_autocast_is_that_of_float32_without_instructions_for_bfloat16(
     monkeypatch: pytest.MonkeyPatch, channels: int, outputs: int, kernel: int
 ) -> None:
-    monkeypatch.setattr(extension, "HAS_BF16", False)
+    monkeypatch.setattr(library, "HAS_BF16", False)
     torch.manual_seed(0)
     layer, plain = (make(channels, outputs, kernel, padding=kernel // 2) for make in (Conv2d, nn.Conv2d))
     layer.load_state_dict(plain.state_dict())
@@ -107,7 +107,7 @@ def test_a_layer_under_autocast_is_that_of_float32_without_instructions_for_bflo
 
 @needed
 def test_a_layer_under_autocast_is_torchs_with_instructions_for_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extension, "HAS_BF16", True)
+    monkeypatch.setattr(library, "HAS_BF16", True)
     layer, plain = Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
     layer.load_state_dict(plain.state_dict())
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -139,7 +139,7 @@ def test_a_fused_residual_block_is_that_of_float32(size: tuple[int, ...]) -> Non
 def test_a_fused_block_differs_from_its_layers_by_rounding_alone_and_gives_way_to_hooks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(extension, "HAS_BF16", False)
+    monkeypatch.setattr(library, "HAS_BF16", False)
     torch.manual_seed(0)
     block, calls = ResBlock(16, 1.0), []
     x = seeded([2, 16, 9, 7], 1, 1).requires_grad_()

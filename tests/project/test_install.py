@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import importlib.util
 import json
@@ -20,8 +19,9 @@ import pytest
 from support.paths import ROOT
 
 import liif_fast
+from liif_fast.native import library
 
-# Set by CI: a missing extension is then a failure, elsewhere it is a reason to skip.
+# Set by CI: a missing library is then a failure, elsewhere it is a reason to skip.
 REQUIRED = os.environ.get("LIIF_FAST_REQUIRE_CPU") == "1"
 NOT_SOURCES = shutil.ignore_patterns(
     ".git", ".venv", "build", "dist", "save", "*.egg-info", "*.so", "__pycache__", ".*_cache", ".hypothesis"
@@ -74,7 +74,7 @@ def backend_row(name: str, site: Path) -> dict[str, Any]:
     torch = importlib.util.find_spec("torch")
     assert torch is not None
     assert torch.origin is not None
-    # Without `site` no editable install of this package is seen: it would lend its extension to this copy.
+    # Without `site` no editable install of this package is seen: it would lend its library to this copy.
     libraries = os.pathsep.join((str(site), str(Path(torch.origin).parents[1])))
     done = run(sys.executable, "-S", "-c", code, "info", "--json", cwd=site.parent, PYTHONPATH=libraries)
     assert done.stderr.startswith(str(site)), "another copy of the package answered"
@@ -119,7 +119,7 @@ def test_sdist_holds_all_that_a_build_needs(sdist: Path) -> None:
 
 
 @pytest.mark.slow
-def test_wheel_with_the_extension_runs_it(sdist: Path, tmp_path: Path) -> None:
+def test_wheel_with_the_library_runs_it(sdist: Path, tmp_path: Path) -> None:
     wheel = build("wheel", unpacked(sdist, tmp_path), tmp_path)
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -130,9 +130,11 @@ def test_wheel_with_the_extension_runs_it(sdist: Path, tmp_path: Path) -> None:
     assert {name for name in top if not name.endswith(".dist-info")} == {"liif_fast"}
 
     folder = installed(wheel, tmp_path / "site")
-    if not any(re.match(r"liif_fast/_C.*\.so", name) for name in names):
-        assert not REQUIRED, "the wheel lacks the C++ extension"
+    if f"liif_fast/{library.NAME}" not in names:
+        assert not REQUIRED, "the wheel lacks the C++ library"
         pytest.skip("no C++ compiler here: the wheel is pure Python")
+    # One wheel for every version of Python and PyTorch.
+    assert re.fullmatch(r"liif_fast-.*-py3-none-(?!any).*\.whl", wheel.name)
     assert backend_row("cpu", folder)["usable"]
 
 
@@ -141,6 +143,7 @@ def test_without_a_compiler_it_installs_as_pure_python_and_says_so(sdist: Path, 
     nowhere = str(tmp_path / "no-compiler")
     environment = {"CC": nowhere, "CXX": nowhere, "LIIF_FAST_REQUIRE_CPU": "0"}
     wheel = build("wheel", unpacked(sdist, tmp_path), tmp_path, **environment)
+    assert wheel.name.endswith("-py3-none-any.whl")
     with zipfile.ZipFile(wheel) as archive:
         assert not [name for name in archive.namelist() if name.endswith(".so")]
     folder = installed(wheel, tmp_path / "site")
@@ -150,16 +153,14 @@ def test_without_a_compiler_it_installs_as_pure_python_and_says_so(sdist: Path, 
     assert "compiler" in cpu["reason"]
 
 
-def test_extension_is_built_where_it_is_required() -> None:
+def test_library_is_built_where_it_is_required() -> None:
     if not REQUIRED:
-        pytest.skip("LIIF_FAST_REQUIRE_CPU is not set: the extension is optional here")
-    import torch  # noqa: F401  (the extension links against its libraries)
-
-    importlib.import_module("liif_fast._C")
+        pytest.skip("LIIF_FAST_REQUIRE_CPU is not set: the library is optional here")
+    assert library.import_error is None
 
 
 def test_import_is_light_and_silent(tmp_path: Path) -> None:
-    heavy = {"torch", "numpy", "PIL", "safetensors", "tqdm", "triton", "yaml", "liif_fast._C"}
+    heavy = {"torch", "numpy", "PIL", "safetensors", "tqdm", "triton", "yaml", "liif_fast.native.library"}
     code = f"import sys, liif_fast; print(sorted({heavy!r} & set(sys.modules)))"
     done = run(sys.executable, "-W", "error", "-c", code, cwd=tmp_path, PYTHONPATH=str(ROOT))
     assert done.stdout == "[]\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from support.paths import ROOT
 
-OUTSIDE = ("__init__", "__main__", "__version__", "_C")
+OUTSIDE = ("__init__", "__main__", "__version__")
 
 
 def ranks() -> dict[str, int]:

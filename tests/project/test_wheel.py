@@ -1,4 +1,4 @@
-"""The wheel in an environment of its own, without a compiler: with the lowest PyTorch that is claimed, then the newest."""
+"""The wheel in an environment of its own, without a compiler: with the lowest PyTorch claimed, then the newest."""
 
 from __future__ import annotations
 
