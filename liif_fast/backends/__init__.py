@@ -70,6 +70,11 @@ def select(
     return pytorch.NAME if gives_way else name
 
 
+def arithmetic(name: str, precision: str) -> str:
+    """Return what backend `cpu` computes a precision in ("bf16" is fixed point there); an empty text for the others."""
+    return cpu.arithmetic(precision) if name == cpu.NAME else ""
+
+
 def eight_bit_precision(name: str) -> str:
     """The fastest precision of a backend whose answers, rounded to 8 bits, are those of fp32 (but for rare ties)."""
     return FUSED[name].EIGHT_BIT_PRECISION if name in FUSED else "fp32"

@@ -47,6 +47,11 @@ def detail() -> str:
     )
 
 
+def arithmetic(precision: str) -> str:
+    """Return what a precision is computed in on this processor, such as "vnni-int16" (csrc/layers/layer.h)."""
+    return library.BEST["bf16" if precision == "bf16" else "fp32"]
+
+
 def run(asked: Query) -> Tensor:
     """[B, Q, out_dim] float32 from the projected map; differentiable in map and weights where coordinates are given."""
     return operators.ask(asked, NAME)

@@ -105,6 +105,7 @@ class Gathering:
             notes=tuple(dict.fromkeys(note for outcome in outcomes for note in outcome.notes)),
             backend=first.backend,
             precision=first.precision,
+            arithmetic=first.arithmetic,
             seconds=sum(outcome.seconds for outcome in outcomes),
             pixels=sum(outcome.pixels for outcome in outcomes),
         )

@@ -249,6 +249,10 @@ class Converter:
         """Return the precision in which this picture is computed."""
         return self.precision if _is_shallow(picture) else self._deep_precision
 
+    def arithmetic_of(self, picture: image.Picture) -> str:
+        """Return what that is computed in where its name does not say it, see `backends.arithmetic`."""
+        return backends.arithmetic(self.backend, self.precision_of(picture))
+
     def _options(self, picture: image.Picture, progress: Progress | None) -> Options:
         settings = self.settings
         # Only a name of a backend can be asked for, and the model may decode by itself.

@@ -42,8 +42,8 @@ class Outcome:
 
     error: one line, None for success. defect: a traceback, where the error is a fault of this package. output: the
     file, where it is not the item's. size: (width, height) of the result. skipped: the result was complete already.
-    notes: what was changed or dropped, one sentence each. backend, precision: what made the result. seconds: time in
-    all stages. pixels: how many were made. boxes: counts for a picture that is made in boxes.
+    notes: what was changed or dropped, one sentence each. backend, precision, arithmetic: what made the result.
+    seconds: time in all stages. pixels: how many were made. boxes: counts for a picture that is made in boxes.
     """
 
     item: Item
@@ -55,6 +55,7 @@ class Outcome:
     notes: tuple[str, ...] = ()
     backend: str = ""
     precision: str = ""
+    arithmetic: str = ""
     seconds: float = 0.0
     pixels: int = 0
     boxes: BoxCount | None = None
@@ -135,6 +136,7 @@ class Runner:
             work.stage = self._task(item, work.source, overwrite)
             work.outcome.notes = work.stage.notes
             work.outcome.precision = self.convert.precision_of(work.stage.picture)
+            work.outcome.arithmetic = self.convert.arithmetic_of(work.stage.picture)
             if item.part is None:
                 work.outcome.output = work.stage.output
         return work

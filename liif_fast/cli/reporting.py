@@ -125,7 +125,9 @@ def _fields(outcome: Outcome, source: str, output: str, notes: list[str], error:
     if outcome.size is not None:
         fields["width"], fields["height"] = outcome.size
     if outcome.size is not None and not outcome.skipped:
-        fields |= {"backend": outcome.backend, "precision": outcome.precision, "seconds": round(outcome.seconds, 3)}
+        fields |= {"backend": outcome.backend, "precision": outcome.precision}
+        fields |= {"arithmetic": outcome.arithmetic} if outcome.arithmetic else {}
+        fields["seconds"] = round(outcome.seconds, 3)
         fields["megapixels_per_second"] = float(f"{outcome.pixels / 1e6 / outcome.seconds:.4g}")
     if outcome.boxes is not None:
         made, skipped, total, whole = outcome.boxes

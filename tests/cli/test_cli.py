@@ -101,6 +101,7 @@ def test_json_says_what_was_done(workspace: Path, capsys: pytest.CaptureFixture[
     assert good.pop("megapixels_per_second") > 0
     backend = good.pop("backend")
     assert backend in ("torch", "cpu")
+    assert good.pop("arithmetic", None) == (cpu.arithmetic(good["precision"]) if backend == "cpu" else None)
     assert good == {
         "input": "photo.png",
         "output": "out/photo_x2.png",
@@ -124,6 +125,9 @@ def test_the_precision_that_is_told_is_that_of_the_picture(workspace: Path, caps
     shallow, deep = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert shallow["precision"] == (cpu.EIGHT_BIT_PRECISION if shallow["backend"] == "cpu" else "fp32")
     assert deep["precision"] == "fp32"
+    if shallow["precision"] == "bf16":
+        assert (shallow["arithmetic"], deep["arithmetic"]) == (cpu.arithmetic("bf16"), cpu.arithmetic("fp32"))
+        assert shallow["arithmetic"].endswith("-int16")
 
 
 @pytest.mark.parametrize(
