@@ -96,7 +96,8 @@ class Task(NamedTuple):
     """A picture that has been read, or one that stays in its file.
 
     output: the file to be written. notes: what was changed in reading, and what the output cannot keep. streamed: the
-    output is written while it is made. part: the part of the result that is made, None for the whole of it.
+    output is written while it is made. part: the part of the result that is made, None for the whole of it. precision:
+    what it is computed in; arithmetic: see `backends.arithmetic`.
     """
 
     output: Path
@@ -104,6 +105,8 @@ class Task(NamedTuple):
     notes: tuple[str, ...] = ()
     streamed: bool = False
     part: Region | None = None
+    precision: str = ""
+    arithmetic: str = ""
 
 
 def _is_shallow(picture: image.Picture) -> bool:
@@ -199,7 +202,9 @@ class Converter:
         box = settings.region(picture.size).box
         image.check_fits(fitting, picture.mode, (box.width, box.height))
         streamed = streaming.should_stream(fitting, picture, box, compress=settings.compress)
-        return Task(fitting, picture, notes, streamed)
+        precision = self._precision_of(picture)
+        arithmetic = backends.arithmetic(self.backend, precision)
+        return Task(fitting, picture, notes, streamed, precision=precision, arithmetic=arithmetic)
 
     def part(self, task: Task, part: Region, store: Path) -> Task:
         """A part of what has been read for a zarr, to go to its place in the zarr `store`.
@@ -245,19 +250,14 @@ class Converter:
             return self.settings.consistent
         return not _is_shallow(picture)
 
-    def precision_of(self, picture: image.Picture) -> str:
-        """Return the precision in which this picture is computed."""
+    def _precision_of(self, picture: image.Picture) -> str:
         return self.precision if _is_shallow(picture) else self._deep_precision
-
-    def arithmetic_of(self, picture: image.Picture) -> str:
-        """Return what that is computed in where its name does not say it, see `backends.arithmetic`."""
-        return backends.arithmetic(self.backend, self.precision_of(picture))
 
     def _options(self, picture: image.Picture, progress: Progress | None) -> Options:
         settings = self.settings
         # Only a name of a backend can be asked for, and the model may decode by itself.
         backend = self.backend if self.backend in backends.NAMES else "auto"
-        return Options(backend, self.precision_of(picture), settings.tile, settings.memory, progress=progress)
+        return Options(backend, self._precision_of(picture), settings.tile, settings.memory, progress=progress)
 
     def write(self, made: Made) -> tuple[int, int]:
         """The last stage: the output file, whole; its (width, height)."""

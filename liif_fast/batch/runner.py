@@ -135,8 +135,7 @@ class Runner:
                     )
             work.stage = self._task(item, work.source, overwrite)
             work.outcome.notes = work.stage.notes
-            work.outcome.precision = self.convert.precision_of(work.stage.picture)
-            work.outcome.arithmetic = self.convert.arithmetic_of(work.stage.picture)
+            work.outcome.precision, work.outcome.arithmetic = work.stage.precision, work.stage.arithmetic
             if item.part is None:
                 work.outcome.output = work.stage.output
         return work
