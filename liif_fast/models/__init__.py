@@ -1,4 +1,4 @@
-"""Models by their published names: liif, metasr, mlp, and the encoders edsr-baseline, edsr, rdn, rcan.
+"""Models by their published names: liif, metasr, mlp, and the encoders edsr-baseline, edsr, rdn, rcan and swinir.
 
 An encoder is any module that maps ``[B, C_in, H, W]`` to ``[B, out_dim, H * scale, W * scale]`` and has
 
@@ -19,5 +19,6 @@ from liif_fast.models.mlp import MLP
 from liif_fast.models.rcan import RCAN
 from liif_fast.models.rdn import RDN
 from liif_fast.models.registry import make, register, registry, spec_of
+from liif_fast.models.swinir import SwinIR
 
-__all__ = ["EDSR", "LIIF", "MLP", "RCAN", "RDN", "MetaSR", "make", "register", "registry", "spec_of"]
+__all__ = ["EDSR", "LIIF", "MLP", "RCAN", "RDN", "MetaSR", "SwinIR", "make", "register", "registry", "spec_of"]

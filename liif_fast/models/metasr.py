@@ -61,6 +61,11 @@ class MetaSR(nn.Module):
         """Numbers in the matrix of one pixel."""
         return self.decoder().matrix_size
 
+    def is_plain(self) -> bool:
+        """Whether `decoder` is what calling the MLP is."""
+        layers = plain_layers(self.imnet)
+        return not isinstance(layers, str) and len(layers[0]) == 2
+
     def decoder(self) -> MatrixDecoder:
         """The decoder on the MLP's own weights, which are shared; UsageError where the MLP is not plain."""
         return MatrixDecoder(linear_layers(self.imnet), self.out_dim)

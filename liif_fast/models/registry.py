@@ -47,7 +47,10 @@ def make(
         raise UsageError(f"expected a model spec {{'name': ..., 'args': {{...}}}} or an nn.Module, got {got}")
     name = spec["name"]
     if name not in registry:
-        raise UsageError(f"expected a model name out of {', '.join(sorted(registry))}, got {name!r}")
+        raise UsageError(
+            f"expected a model name out of {', '.join(sorted(registry))}, got {name!r}; "
+            "enter your own class by liif_fast.models.register"
+        )
     builder = registry[name]
     arguments = {**(spec.get("args") or {}), **(args or {})}
     try:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from liif_fast import backends, functional, geometry
+from liif_fast.acceleration import decoder_params
 from liif_fast.box import Region
-from liif_fast.errors import UsageError
 from liif_fast.geometry import Grid, Window, grid_queries
 from liif_fast.models.metasr import MetaSR
-from liif_fast.params import DecoderParams, linear_layers
+from liif_fast.params import DecoderParams
 from liif_fast.rendering.encoding import Encoding, input_channels
 from liif_fast.rendering.tiling import Span
 
@@ -171,27 +171,11 @@ def choose(
     name = backends.select(backend, device, precision, params)
     if params is not None:
         return _Liif(params, name), precision
-    if isinstance(model, MetaSR):
+    if isinstance(model, MetaSR) and type(model).query_rgb is MetaSR.query_rgb and model.is_plain():
         return _MetaSR(model), precision
     if getattr(model, "imnet", model) is None:
         return _Nearest(name, input_channels(model)), precision
     return _Opaque(model), precision
-
-
-def decoder_params(model: nn.Module) -> DecoderParams | None:
-    """The decoder of a LIIF, this package's, the published one or mmagic's; None for any other model."""
-    imnet = getattr(model, "imnet", None)
-    names = ("local_ensemble", "feat_unfold", "cell_decode")
-    if not isinstance(imnet, nn.Module) or not all(hasattr(model, name) for name in names):
-        return None
-    ensemble, unfold, cell = (bool(getattr(model, name)) for name in names)
-    try:
-        # Not every foreign encoder says how many channels it makes.
-        width = linear_layers(imnet)[0][0].shape[1] - (4 if cell else 2)
-        channels = width // (9 if unfold else 1)
-        return DecoderParams.from_mlp(imnet, channels, local_ensemble=ensemble, feat_unfold=unfold, cell_decode=cell)
-    except UsageError:
-        return None
 
 
 def _coordinates(queries: Queries, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import yaml
 from support.golden import seeded
 from support.paths import RECORDED
 from torch import Tensor, nn
@@ -45,6 +47,76 @@ def refused(path: Path) -> str:
 
 
 # ---- what can be read ----
+
+
+def spec_and_weights() -> tuple[dict[str, Any], dict[str, Tensor]]:
+    model = content()["model"]
+    return {"name": model["name"], "args": model["args"]}, model["sd"]
+
+
+def nested(weights: dict[str, Tensor]) -> dict[str, Any]:
+    """Files that hold weights without saying whose, as people have them."""
+    noise = {key: value + 1 for key, value in weights.items()}
+    return {
+        "bare": weights,
+        "state_dict": {"state_dict": weights, "epoch": 3},
+        "DataParallel": {f"module.{key}": value for key, value in weights.items()},
+        "compiled": {f"_orig_mod.{key}": value for key, value in weights.items()},
+        "compiled encoder": {key.replace("encoder.", "encoder._orig_mod."): value for key, value in weights.items()},
+        "Lightning": {"state_dict": {f"model.module.{key}": value for key, value in weights.items()}, "epoch": 3},
+        "BasicSR": {"params": noise, "params_ema": weights},
+        "timm": {"state_dict": noise, "state_dict_ema": {f"module.{key}": v for key, v in weights.items()}},
+        "AveragedModel": {"n_averaged": torch.tensor(7), **{f"module.{key}": v for key, v in weights.items()}},
+        "half": {key: value.half() for key, value in weights.items()},
+        "arguments": {
+            "model_state_dict": weights,
+            "args": argparse.Namespace(scale=4),
+            "loss": np.float64(0.25),
+            "step": np.int64(7),
+        },
+    }
+
+
+@pytest.mark.parametrize("kind", nested({}))
+def test_weights_alone_with_their_description_beside(kind: str, tmp_path: Path) -> None:
+    spec, weights = spec_and_weights()
+    file = tmp_path / "weights.pth"
+    torch.save(nested(weights)[kind], file)
+    message = refused(file)
+    assert "tensors alone" in message
+    assert "load(path, config=...)" in message
+    data_norm = {"inp": {"sub": [0.4], "div": [1]}, "gt": {"sub": [0], "div": [1]}}
+    model = load(file, config={"model": spec, "data_norm": data_norm})
+    tolerance = 1e-2 if kind == "half" else 0
+    torch.testing.assert_close(answer(model), answer(load(TINY)), rtol=tolerance, atol=tolerance)
+    assert model.data_norm["inp"] == {"sub": [0.4], "div": [1.0]}
+
+
+def test_a_description_from_a_training_file(tmp_path: Path) -> None:
+    spec, weights = spec_and_weights()
+    config, file = tmp_path / "train.yaml", tmp_path / "weights.safetensors"
+    config.write_text(yaml.safe_dump({"model": spec, "epoch_max": 3}))
+    safetensors.torch.save_file({f"module.{key}": value.contiguous() for key, value in weights.items()}, file)
+    assert torch.equal(answer(load(file, config=config)), answer(load(TINY)))
+    config.write_text("- 1")
+    with pytest.raises(CheckpointError, match="expected a YAML file of keys, got list"):
+        load(file, config=config)
+    with pytest.raises(CheckpointError, match=r"expected a model .* got \['epoch_max'\]"):
+        load(file, config={"epoch_max": 3})
+
+
+def test_prefixes_inside_of_a_published_file(tmp_path: Path) -> None:
+    found = content()
+    found["model"]["sd"] = {f"module.{key}": value for key, value in found["model"]["sd"].items()}
+    torch.save(found, tmp_path / "parallel.pth")
+    assert torch.equal(answer(load(tmp_path / "parallel.pth")), answer(load(TINY)))
+
+
+def test_a_whole_pickled_model_is_refused_with_the_safe_way(tmp_path: Path) -> None:
+    torch.save(nn.Sequential(nn.Linear(2, 2)), tmp_path / "whole.pth")
+    message = refused(tmp_path / "whole.pth")
+    assert "torch.nn.modules.container.Sequential" in message
+    assert "save its state_dict()" in message
 
 
 @pytest.mark.parametrize("name", ["edsr", "rcan"])
@@ -325,7 +397,7 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     other = {**sd, "encoder.head.0.weight": torch.zeros(8, 4, 3, 3)}
     assert "encoder.head.0.weight of shape [8, 3, 3, 3] from its args, got [8, 4, 3, 3]" in refused(written(sd=other))
     assert "expected a state_dict of tensors" in refused(written(sd={"a": 1}))
-    assert "got 'swinir'" in refused(written(name="swinir"))
+    assert "got 'cutblur'" in refused(written(name="cutblur"))
     assert "cannot be built" in refused(written(args={**args, "depth": 3}))
     assert "cannot be built" in refused(written(args=7))
     # Sizes that no memory could hold are compared with the weights before anything is made.

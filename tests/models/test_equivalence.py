@@ -11,6 +11,7 @@ from support import foreign
 from support.foreign import CELL, COORD, INP
 from torch import Tensor, nn
 
+import liif_fast
 from liif_fast import accelerate, restore
 from liif_fast.acceleration import report
 from liif_fast.errors import UsageError
@@ -159,6 +160,15 @@ def test_options_that_only_the_module_knows_are_passed_on() -> None:
     device.arithmetic = None
     device(INP, COORD, CELL)
     device.query_rgb(COORD, CELL, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("kind", [foreign.Published, foreign.SkipFromGenFeat, foreign.AddsOne, foreign.GivenFeatures])
+@torch.no_grad()
+def test_a_foreign_model_renders_what_it_answers(kind: type[nn.Module]) -> None:
+    model = built(kind).eval()
+    expected = model(INP[:1], COORD[:1], CELL[:1]) * 0.5 + 0.5
+    found = liif_fast.upscale(INP[0] * 0.5 + 0.5, size=(9, 8), model=model)
+    torch.testing.assert_close(found.flatten(1).T[None], expected.clamp(0, 1), rtol=1e-4, atol=1e-5)
 
 
 def test_the_check_leaves_no_trace() -> None:
