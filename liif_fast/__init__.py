@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from liif_fast.native.registration import register_with_torch
+
 __version__ = "0.2.0"
 
 _HOMES = {
@@ -54,11 +56,15 @@ if TYPE_CHECKING:
     from liif_fast.upscaling import upscale
 
 
+register_with_torch()
+
+
 def __getattr__(name: str) -> Any:
     if name == "models":
         return import_module("liif_fast.models")
     if name in _HOMES:
         value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+        register_with_torch()
         return value
     raise AttributeError(f"module 'liif_fast' has no attribute {name!r}")
 

@@ -134,9 +134,13 @@ def decoder_params(model: nn.Module) -> DecoderParams | None:
     """
     own = isinstance(model, LIIF) and type(model).query_rgb is LIIF.query_rgb
     form = None if own else _known_form(model)
+    if not own and not hasattr(model, "query_rgb"):
+        # Nothing to compare with, and nothing else that the attributes of a LIIF could mean.
+        switches = switches_of(model)
+        form = None if switches is None else Form("liif", Arguments((), "coord", "cell", None, {}), None, switches)
     if not own and (form is None or form.kind != "liif" or form.skip is not None):
         return None
-    imnet = model.imnet
+    imnet: Any = getattr(model, "imnet", None)
     layers = plain_layers(imnet) if isinstance(imnet, nn.Module) else "no MLP"
     switches = switches_of(model) or getattr(form, "switches", None)
     if isinstance(layers, str) or switches is None:
@@ -186,6 +190,7 @@ def _set(module: Any, state: _State, method: str) -> None:
         module.backend, module.precision = state.backend, state.precision
     elif not isinstance(module, MetaSR):
         module.__dict__[_STATE] = state
+        plain_layers(module.imnet)  # Tried now, because a traced forward cannot be.
         if not hasattr(type(module), "_liif_fast_base"):
             module.__class__ = _fast_class(type(module), method)
 

@@ -59,12 +59,15 @@ def project(feat: Tensor, params: DecoderParams, precision: str = "auto") -> Ten
     dtype = torch.float64 if feat.dtype == torch.float64 else dtype
     kernel, _ = params.split()
     learning = precision == "bf16" and dtype == torch.float32 and _needs_grad(feat, kernel)
-    learning = learning and not feat.is_cuda and not needs_plain_operations(feat, kernel)
+    plain = needs_plain_operations(feat, kernel)
+    learning = learning and not feat.is_cuda and not plain
     with without_autocast(feat.device):
         if learning and convolution.fits(feat.shape[1], kernel.shape[0], tuple(kernel.shape[2:])):
             projected: Tensor = convolution.convolve(feat.float(), kernel.float(), None)
             return projected.permute(0, 2, 3, 1).contiguous()
-        feat = feat.to(dtype).contiguous(memory_format=torch.channels_last)
+        feat = feat.to(dtype)
+        if not plain:
+            feat = feat.contiguous(memory_format=torch.channels_last)
         exact = feat.is_cuda and precision in ("fp32", "tf32x3")
         convolve = _float32_convolution if exact else convolution.steady_conv2d
         projected = convolve(feat, kernel.to(dtype), padding=[kernel.shape[-1] // 2] * 2)

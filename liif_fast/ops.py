@@ -1,7 +1,6 @@
 """The fused operators, `torch.ops.liif_fast.*`.
 
-All three take the fields of a `Call`, in its order. Import this module before you load a program that was exported with
-one of them.
+All three take the fields of a `Call`, in its order. They are known to PyTorch once both it and `liif_fast` are imported.
 """
 
 from liif_fast.backends.call import Call

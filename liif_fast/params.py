@@ -129,16 +129,16 @@ def plain_layers(imnet: nn.Module) -> Layers | str:
     modules: list[Any] = list(layers) if isinstance(layers, (nn.Sequential, nn.ModuleList)) else []
     linears = modules[::2]
     fits = len(modules) % 2 == 1 and all(map(_is_linear, linears))
-    if not fits or any(type(module) is not nn.ReLU for module in modules[1::2]):
+    if not fits or any(_class_of(module) is not nn.ReLU for module in modules[1::2]):
         names = [_full_name(module) for module in modules] or _full_name(imnet)
         return f"expected `layers` of Linear, ReLU, ..., Linear, got {names}"
     for module in (imnet, layers, *modules):
         if _hooked(module):
             return f"expected its layers alone, got {_full_name(module)} with a hook or a forward of its own"
     weights = tuple(module.weight for module in linears)
-    if any(type(weight) not in (nn.Parameter, Tensor) for weight in weights):
+    if not all(map(_is_ordinary, weights)):
         return f"expected ordinary tensors as weights, got {_full_name(weights[0])}"
-    if type(imnet) is not nn.Sequential and not _only_runs_layers(imnet):
+    if _class_of(imnet) is not nn.Sequential and not _only_runs_layers(imnet):
         return f"expected a forward that only runs its layers, got that of {_full_name(imnet)}"
     biases = tuple(
         weight.new_zeros(weight.shape[0]) if module.bias is None else module.bias
@@ -155,7 +155,20 @@ def is_pointwise(module: nn.Module) -> bool:
 
 
 def _is_linear(module: nn.Module) -> bool:
-    return type(module) is nn.Linear or (type(module) is nn.Conv2d and is_pointwise(module))
+    kind = _class_of(module)
+    return kind is nn.Linear or (kind is nn.Conv2d and is_pointwise(module))
+
+
+def _is_ordinary(weight: Tensor) -> bool:
+    """Whether a tensor is of no subclass with arithmetic of its own; exports stand fake tensors for ordinary ones."""
+    kind = type(weight)
+    return kind is nn.Parameter or kind is Tensor or kind.__module__.startswith("torch._subclasses.")
+
+
+def _class_of(module: nn.Module) -> type[nn.Module]:
+    """A module's class; torch.export shows modules as members of a class that it derives from theirs."""
+    kind = type(module)
+    return kind.__bases__[-1] if torch.compiler.is_compiling() and hasattr(kind, "get_base") else kind
 
 
 def _hooked(module: Any) -> bool:
@@ -169,6 +182,9 @@ def _only_runs_layers(imnet: nn.Module) -> bool:
 
     What the forward does may depend on the module's own attributes, and so the answer is good for their values only.
     """
+    kind = _class_of(imnet)
+    if getattr(kind, "plain_forward", None) is kind.forward:
+        return True
     kept: tuple[Any, bool] | None = imnet.__dict__.get(_TRIED)
     if torch.compiler.is_compiling():
         return kept is not None and kept[1]
@@ -196,7 +212,7 @@ def _try_forward(imnet: Any) -> bool:
     if others or any(p is not None for p in imnet._parameters.values()):
         return False
     try:
-        with torch.random.fork_rng(devices=[]), torch.autocast("cpu", enabled=False):
+        with torch.random.fork_rng(devices=[]), torch.autocast("cpu", enabled=False), torch.device("cpu"):
             layers = copy.deepcopy(imnet.layers).to(device="cpu", dtype=torch.float64)
             twin = copy.copy(imnet)
             twin._modules = {"layers": layers}

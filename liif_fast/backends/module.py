@@ -33,11 +33,11 @@ def query(feat: Tensor, where: Coordinates, imnet: nn.Module, switches: Switches
     with _autocast(feat.device, precision):
         features = _Neighbourhoods(feat, switches.feat_unfold)
         whole = torch.is_grad_enabled() or imnet.training or torch.compiler.is_compiling()
-        size = max(1, coord.shape[1]) if whole else CHUNK
-        cells = repeat(None) if cell is None else cell.split(size, 1)
-        parts = zip(coord.split(size, 1), cells, strict=False)
-        answers = [_chunk(feat, features, part, imnet, switches) for part in parts]
-        return answers[0] if len(answers) == 1 else torch.cat(answers, dim=1)
+        if whole or coord.shape[1] <= CHUNK:
+            return _chunk(feat, features, where, imnet, switches)
+        cells = repeat(None) if cell is None else cell.split(CHUNK, 1)
+        parts = zip(coord.split(CHUNK, 1), cells, strict=False)
+        return torch.cat([_chunk(feat, features, part, imnet, switches) for part in parts], dim=1)
 
 
 def _autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:

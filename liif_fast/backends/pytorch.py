@@ -11,7 +11,7 @@ from torch import Tensor
 from liif_fast import geometry
 from liif_fast.backends.call import Coordinates, Query
 from liif_fast.geometry import Grid, Window
-from liif_fast.native.tracing import without_autocast
+from liif_fast.native.tracing import is_traced, without_autocast
 from liif_fast.params import DecoderParams
 
 NAME = "torch"
@@ -91,5 +91,6 @@ def _first_layer(
         scaled = geometry.relative_cell(cell, (window.height, window.width))
         extra = torch.cat([extra, scaled.expand(len(found), -1, -1, -1)], dim=-1)
     update = F.linear(extra.to(dtype).flatten(0, 2), rest.to(dtype), params.biases[0].to(dtype))
-    hidden = update.add_(gathered)
+    # A transform of torch.func may map over the one and not over the other.
+    hidden = update + gathered if is_traced() else update.add_(gathered)
     return hidden if len(params.weights) == 1 else hidden.relu_()

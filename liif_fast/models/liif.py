@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from liif_fast.errors import UsageError
 from liif_fast.models.projection_cache import ProjectionCache, decode
 from liif_fast.models.registry import make, register, spec_of
-from liif_fast.params import DecoderParams, Switches
+from liif_fast.params import DecoderParams, Switches, plain_layers
 
 Spec = Mapping[str, Any] | nn.Module
 
@@ -60,6 +60,7 @@ class LIIF(nn.Module):
         if imnet_spec is not None:
             in_dim = encoder_width(self.encoder) * (9 if feat_unfold else 1) + (4 if cell_decode else 2)
             self.imnet = make(imnet_spec, args={"in_dim": in_dim})
+            plain_layers(self.imnet)  # Tried now, because a traced forward cannot be.
         self.feat: Tensor | None = None
         self._projections = ProjectionCache()
 

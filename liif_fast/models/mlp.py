@@ -29,3 +29,6 @@ class MLP(nn.Module):
         """Map ``[..., in_dim]`` to ``[..., out_dim]``."""
         out: Tensor = self.layers(x)
         return out
+
+    # What `params.plain_layers` need not try.
+    plain_forward = forward
