@@ -1,6 +1,6 @@
 """The fused operators, `torch.ops.liif_fast.*`.
 
-All three take the fields of a `Call`, in its order. They are known to PyTorch once both it and `liif_fast` are imported.
+All three take the fields of a `Call`, in its order. PyTorch knows them once both it and `liif_fast` are imported.
 """
 
 from liif_fast.backends.call import Call
