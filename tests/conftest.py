@@ -26,7 +26,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.getoption("--quick"):
         return
     first: dict[str, pytest.Item] = {}
-    for item in items:
+    # Cases of Triton's interpreter take longest: they are chosen where there are no others.
+    for item in sorted(items, key=lambda item: "triton" in item.nodeid.partition("[")[2]):
         if item.get_closest_marker("slow") is None:
             first.setdefault(item.nodeid.partition("[")[0], item)
     chosen = set(first.values())

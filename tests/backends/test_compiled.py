@@ -227,6 +227,7 @@ def test_a_fault_of_the_compiled_code_is_found(name: str) -> None:
         assert not forward_error(gpu, "fp16", "projected", params) <= 10 * TOLERANCE["fp16"]
 
 
+@pytest.mark.slow
 def test_a_dropped_barrier_is_found() -> None:
     """Not each of them is needed in every schedule: of some, dropped one at a time, most show."""
     params = decoder(64, 3, 20)

@@ -7,6 +7,7 @@ import torch
 from support.golden import random_params, seeded
 from torch import Tensor
 
+from liif_fast import ops
 from liif_fast.backends import available_backends, implementations, operators, unusable_reason
 from liif_fast.functional import project, query
 from liif_fast.params import DecoderParams
@@ -135,3 +136,9 @@ def test_autocast_leaves_coordinates_alone(backend: str) -> None:
             got = query(feat, coord, cell, params, backend=backend)
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, want, rtol=0, atol=5e-3)
+
+
+def test_the_public_module_names_the_operators() -> None:
+    """Programs that were exported with one of them need that module, by that name."""
+    for name in ("query", "query_keeping", "query_backward"):
+        assert getattr(ops, name) is getattr(operators, name)

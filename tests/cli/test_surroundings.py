@@ -88,6 +88,7 @@ def test_a_full_disk_behind_the_standard_output(desk: Path) -> None:
     assert names(desk / "out") == ["photo_x2.png", "small_x2.png"]
 
 
+@pytest.mark.slow
 def test_closed_folders_are_passed_over_with_a_word(desk: Path) -> None:
     (desk / "tree" / "closed").mkdir(parents=True)
     photo().resize((8, 6)).save(desk / "tree" / "a.png")

@@ -204,6 +204,7 @@ def test_a_forward_that_depends_on_an_attribute_is_tried_again() -> None:
     assert not isinstance(plain_layers(copy.deepcopy(imnet)), str)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["residual", "plain"])
 @torch.no_grad()
 def test_compiled_models_take_the_same_way(name: str) -> None:

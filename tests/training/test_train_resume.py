@@ -142,6 +142,7 @@ def test_workers_leave_ctrl_c_to_the_trainer(config: dict[str, Any], tmp_path: P
     assert read(tmp_path / LAST)["training"]["step"] == 2
 
 
+@pytest.mark.slow
 def test_a_longer_run_goes_on_with_its_schedule(config: dict[str, Any], tmp_path: Path) -> None:
     """Resumed with a larger epoch_max, the cosine goes on from the step it had come to."""
     config |= {"multi_step_lr": None, "cosine_lr": {"warmup": 0, "final": 0}, "epoch_max": 2}
