@@ -236,7 +236,7 @@ def _continued(x: Tensor, multiple: int) -> Tensor:
         n = x.shape[axis]
         wanted = -(-n // multiple) * multiple
         if wanted != n:
-            # To and fro between the edges, as often as a picture smaller than its margin needs.
+            # The index goes back and forth between the edges, as often as a picture smaller than its margin needs.
             index = torch.arange(wanted, device=x.device) % max(1, 2 * n - 2)
             x = x.index_select(axis, torch.minimum(index, 2 * n - 2 - index) if n > 1 else index * 0)
     return x
