@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,8 @@ from liif_fast.batch import streaming
 from liif_fast.box import Region
 from liif_fast.errors import ImageError, UsageError
 from liif_fast.image import windows
+from liif_fast.image.geotiff import Resampling
+from liif_fast.image.stacks import Stack
 from liif_fast.rendering import periodic, request
 from liif_fast.rendering.options import Fidelity, Options, Progress
 from liif_fast.rendering.output import Output
@@ -71,9 +73,12 @@ class Settings(NamedTuple):
         periodic.margins(model, self.wrap, (1.0, 1.0))
         return model
 
-    def reading(self) -> image.Reading:
-        """How a source is read, but for its pages."""
-        frame = None if self.page is None else self.page - 1
+    def reading(self, stack: Stack | None) -> image.Reading:
+        """How a source is read, of these pages: one of them, or the first and no word on the others."""
+        count = 1 if stack is None else stack.pages
+        if self.page is not None and self.page > count:
+            raise ImageError(f"--page: expected a page from 1 to {count}, got {self.page}")
+        frame = None if stack is None else stack.frames[(self.page or 1) - 1]
         return image.Reading(self.force, frame, self.bands, self.nodata, self.consistent is not False)
 
     def region(self, size: tuple[int, int]) -> Region:
@@ -97,7 +102,8 @@ class Task(NamedTuple):
 
     output: the file to be written. notes: what was changed in reading, and what the output cannot keep. streamed: the
     output is written while it is made. part: the part of the result that is made, None for the whole of it. precision:
-    what it is computed in; arithmetic: see `backends.arithmetic`.
+    what it is computed in; arithmetic: see `backends.arithmetic`. source, stack: the file and its pages, where several
+    are made.
     """
 
     output: Path
@@ -107,11 +113,27 @@ class Task(NamedTuple):
     part: Region | None = None
     precision: str = ""
     arithmetic: str = ""
+    source: Path | None = None
+    stack: Stack | None = None
 
 
 def _is_shallow(picture: image.Picture) -> bool:
     """Whether a picture, and its bands, have 8 bits."""
     return picture.mode.partition("+")[0] in EIGHT_BIT_MODES
+
+
+def _fitting_pages(stack: Stack, form: image.Format) -> tuple[Stack | None, tuple[str, ...]]:
+    """The pages that a format can hold, None for the first only, and what is to be said of it."""
+    if form.name == "TIFF":
+        notes = ("durations left out, which TIFF cannot hold",) if stack.moving else ()
+        return stack, (*stack.notes, *notes)
+    if stack.moving and form.moving:
+        return stack, ()
+    if stack.pages == 1:
+        return None, ()
+    return None, (
+        f"only the first of {stack.pages} frames is used, as {form.name} holds one; --page N chooses another",
+    )
 
 
 def _shared(progress: Progress | None, count: int) -> Progress | None:
@@ -130,11 +152,15 @@ def _shared(progress: Progress | None, count: int) -> Progress | None:
 
 
 class Made(NamedTuple):
-    """A result and its (width, height). picture: its pixels and what is kept of its source, None if it is written."""
+    """A result and its (width, height). picture: its pixels and what is kept of its source, None if it is written.
+
+    notes: what was changed in reading further pages.
+    """
 
     output: Path
     size: tuple[int, int]
     picture: image.Picture | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Converter:
@@ -189,22 +215,28 @@ class Converter:
         if os.path.lexists(output) and not overwrite:
             raise ImageError(f"{output} exists already; pass --overwrite to replace it")
         settings = self.settings
+        stack = image.stack_of(source, trusted=settings.force)
         # A picture that repeats is read whole, and so are most others.
-        whole = settings.wrap or settings.bands or settings.nodata is not None or settings.page
+        whole = stack or settings.wrap or settings.bands or settings.nodata is not None
         found = None if whole else windows.open_lazily(source)
-        picture = image.read(source, how=settings.reading()) if found is None else found
+        picture = image.read(source, how=settings.reading(stack)) if found is None else found
         if settings.strip_metadata:
             picture = picture.stripped()
         fitting, notes = image.fitting(output, picture.mode), picture.notes
+        if stack is not None and settings.page is None:
+            stack, more = _fitting_pages(stack, image.format_of(fitting))
+            notes += more
         if fitting != output:
             notes += (f"{output.name} could not keep the transparency; written to {fitting} instead",)
         notes += image.lost(picture.icc, picture.exif, picture.dpi, image.format_of(fitting), picture.extras)
         box = settings.region(picture.size).box
         image.check_fits(fitting, picture.mode, (box.width, box.height))
-        streamed = streaming.should_stream(fitting, picture, box, compress=settings.compress)
         precision = self._precision_of(picture)
         arithmetic = backends.arithmetic(self.backend, precision)
-        return Task(fitting, picture, notes, streamed, precision=precision, arithmetic=arithmetic)
+        task = Task(fitting, picture, notes, precision=precision, arithmetic=arithmetic)
+        if stack is not None and settings.page is None:
+            return task._replace(source=source, stack=stack)
+        return task._replace(streamed=streaming.should_stream(fitting, picture, box, compress=settings.compress))
 
     def part(self, task: Task, part: Region, store: Path) -> Task:
         """A part of what has been read for a zarr, to go to its place in the zarr `store`.
@@ -221,21 +253,44 @@ class Converter:
 
     def compute(self, task: Task, progress: Progress | None = None) -> Made:
         """The second stage: the larger picture, in memory; or in its file, where that is written meanwhile."""
+        if task.stack is not None:
+            return self._make_pages(task, task.stack, progress)
         settings, picture = self.settings, task.picture
         region = settings.region(picture.size)
         region = region if task.part is None else region.part(task.part.box)
         progress = _shared(progress, 1 + len(picture.bands))
-        output = self._output(picture, region, progress)
-        like = picture.resampled(region)
         if task.streamed:
+            output, like = self._output(picture, region, progress), picture.resampled(region)
             streaming.write(output, task.output, like, compress=settings.compress, part=task.part)
             height, width = output.size if task.part is None else task.part.size
             return Made(task.output, (width, height))
         # What is kept of the old file is little; its pixels are not held while the new one is written.
-        outputs = ((band, self._output(band, region, progress)) for band in like.bands)
-        bands = tuple(band._replace(image=made.whole(band.image)) for band, made in outputs)
-        result = like._replace(image=output.whole(picture.image), notes=(), bands=bands)
+        result = self._made(picture, region, progress)
         return Made(task.output, result.size, result)
+
+    def _make_pages(self, task: Task, stack: Stack, progress: Progress | None) -> Made:
+        """Read, make and write the pages of a stack one after another."""
+        settings = self.settings
+        progress = _shared(progress, stack.pages * (1 + len(task.picture.bands)))
+        region = settings.region(task.picture.size)
+        notes: dict[str, None] = {}
+
+        def made() -> Iterator[tuple[image.Picture, float]]:
+            assert task.source is not None
+            for picture, duration in image.read_stack(task.source, stack, settings.reading(stack)):
+                notes.update(dict.fromkeys(picture.notes))
+                picture = picture.stripped() if settings.strip_metadata else picture
+                yield self._made(picture, settings.region(picture.size), progress), duration
+
+        image.write_stack(made(), task.output, stack, Resampling(task.picture.size[::-1], region.size))
+        size = region.box.width, region.box.height
+        return Made(task.output, size, notes=tuple(note for note in notes if note not in task.notes))
+
+    def _made(self, picture: image.Picture, region: Region, progress: Progress | None) -> image.Picture:
+        """The larger picture, with its bands."""
+        like = picture.resampled(region)
+        bands = tuple(band._replace(image=self._output(band, region, progress).whole(band.image)) for band in like.bands)
+        return like._replace(image=self._output(picture, region, progress).whole(picture.image), notes=(), bands=bands)
 
     def _output(self, picture: image.Picture, region: Region, progress: Progress | None) -> Output:
         """What is made of a picture, or of one of its bands."""

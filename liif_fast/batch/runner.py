@@ -159,6 +159,7 @@ class Runner:
                     self.manifest.begin(work.outcome.item)
                 with self._unless_overtaken(work), self.watch(work.outcome.item) as progress:
                     work.stage = self.convert.compute(work.stage, progress)
+                    work.outcome.notes += work.stage.notes
         return work
 
     def _overtaken(self, work: _Work) -> bool:

@@ -8,6 +8,7 @@ from liif_fast.image.header import stated_size
 from liif_fast.image.metadata import lost
 from liif_fast.image.picture import FileArray, Picture, mode_of, plain, size_of
 from liif_fast.image.reading import Reading, read
+from liif_fast.image.stacks import read_stack, stack_of, write_stack
 from liif_fast.image.writing import values_of, write
 
 __all__ = [
@@ -24,9 +25,12 @@ __all__ = [
     "mode_of",
     "plain",
     "read",
+    "read_stack",
     "size_of",
+    "stack_of",
     "stated_size",
     "suffix_of",
     "values_of",
     "write",
+    "write_stack",
 ]

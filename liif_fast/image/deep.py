@@ -220,6 +220,15 @@ def described(file: Any, page: Any, notes: list[str]) -> tuple[Image.Exif | None
         return metadata.kept(exif, notes), turn, extras
 
 
+def density(page: Any) -> tuple[float, float] | None:
+    """Return (x, y) in pixels per unit of one of tifffile's pages, whatever the unit is; None where none are stated."""
+    try:
+        x, y = (a / b for a, b in (page.tags.valueof(tag) for tag in tags.RESOLUTION[:2]))
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    return (x, y) if x > 0 and y > 0 else None
+
+
 def resolution(page: Any) -> tuple[float, float] | None:
     """Return (x, y) in dots per inch of one of tifffile's pages, None where it says nothing of use."""
     *sides, unit = (page.tags.valueof(tag) for tag in tags.RESOLUTION)

@@ -15,7 +15,8 @@ class Extras(NamedTuple):
 
     xmp: a packet. iptc: IIM records. comment: of a JPEG or GIF. texts: a PNG's, (key, text). gamma, chromaticity: those
     of a PNG. coding: code points of the colours (H.273: primaries, transfer, matrix, full range). geo: GeoTIFF's and
-    GDAL's tags. lossless: the file loses nothing though its format can.
+    GDAL's tags. lossless: the file loses nothing though its format can. loop: how
+    often an animation is shown (0 for ever), None where it does not say.
     """
 
     xmp: bytes | None = None
@@ -27,6 +28,7 @@ class Extras(NamedTuple):
     coding: tuple[int, int, int, int] | None = None
     geo: Mapping[int, Any] = {}
     lossless: bool = False
+    loop: int | None = None
 
     def named(self) -> dict[str, bool]:
         """Say what there is, by the names of `Format.keeps`; a gamma or colours as every screen has them are none."""
@@ -45,7 +47,7 @@ class Extras(NamedTuple):
     def without_metadata(self) -> Extras:
         """Return how the pixels are to be read and written only, without what is said of them."""
         nodata = {tag: value for tag, value in self.geo.items() if tag == geotiff.GDAL_NODATA}
-        return Extras(geo=nodata, lossless=self.lossless)
+        return Extras(geo=nodata, lossless=self.lossless, loop=self.loop)
 
     def with_bands(self, bands: Sequence[int]) -> Extras:
         """Return what is true of these bands only, counted from 0."""

@@ -140,6 +140,7 @@ def extras_of(opened: Image.Image, start: bytes, notes: list[str]) -> Extras:
         chromaticity=info.get("chromaticity"),
         coding=_colour_coding(opened, start),
         lossless=opened.format == "WEBP" and _is_lossless(start),
+        loop=info.get("loop"),
     )
 
 

@@ -6,7 +6,7 @@ import io
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -155,30 +155,60 @@ def _of_pillow(
             return _picture(deep.tiff(path, how.frame, how.bands), how)
         if how.bands is not None:
             raise ImageError(f"{path}: --bands: expected a TIFF, got {opened.format}")
-        notes = _frames(opened, how)
-        array = deep.png(path) if quirks.reduced_depth(opened, start) else None
-        negative = isinstance(opened, TiffImageFile) and opened.tag_v2.get(Tiff.PHOTOMETRIC_INTERPRETATION) == 0
-        twelve = any("I;12" in str(tile[3]) for tile in getattr(opened, "tile", ()))
-        opened.load()
-        if array is None and opened.mode in (*DEEP_MODES, "F"):
-            array = _array_of(opened, negative, twelve)
-        exif, turn, stated = _exif(opened, notes)
-        dpi, icc = metadata.resolution(opened.info.get("dpi")) or stated, opened.info.get("icc_profile")
-        dpi = metadata.turned(dpi, turn)
-        extras = metadata.extras_of(opened, start, notes)
-        if turn > 1 and extras.geo:
-            extras = extras._replace(geo={})
-            notes.append("place on the ground left out of a turned picture")
-        if array is not None:
-            return _picture(deep.Decoded(metadata.upright(array, turn), notes, icc, exif, dpi, extras), how)
-        image, changes = plain(quirks.mended(opened, start, notes))
-        image = image.transpose(metadata.TURNS[turn]) if turn > 1 else image
-        # A profile of other colour channels would misread the converted ones.
-        icc = None if opened.mode in ("CMYK", "LAB", "YCbCr") else icc
-        picture = Picture(image, icc, exif, dpi, (*notes, *changes), extras=extras)
-        if _nodata(extras, how) is not None and image.mode in ("L", "RGB", "I;16"):
-            return _picture(deep.Decoded(np.asarray(image), [*notes, *changes], icc, exif, dpi, extras), how)
-        return picture
+        return _of_opened(opened, path, start, how)
+
+
+def _of_opened(opened: Image.Image, path: Path, start: bytes, how: Reading) -> Picture:
+    """Return the frame at which an open picture stands."""
+    notes = _frames(opened, how)
+    array = deep.png(path) if quirks.reduced_depth(opened, start) else None
+    negative = isinstance(opened, TiffImageFile) and opened.tag_v2.get(Tiff.PHOTOMETRIC_INTERPRETATION) == 0
+    twelve = any("I;12" in str(tile[3]) for tile in getattr(opened, "tile", ()))
+    opened.load()
+    if array is None and opened.mode in (*DEEP_MODES, "F"):
+        array = _array_of(opened, negative, twelve)
+    exif, turn, stated = _exif(opened, notes)
+    dpi, icc = metadata.resolution(opened.info.get("dpi")) or stated, opened.info.get("icc_profile")
+    if isinstance(opened, TiffImageFile) and Tiff.X_RESOLUTION not in opened.tag_v2:
+        # Pillow takes one dot per inch for granted.
+        dpi = None
+    dpi = metadata.turned(dpi, turn)
+    extras = metadata.extras_of(opened, start, notes)
+    if turn > 1 and extras.geo:
+        extras = extras._replace(geo={})
+        notes.append("place on the ground left out of a turned picture")
+    if array is not None:
+        return _picture(deep.Decoded(metadata.upright(array, turn), notes, icc, exif, dpi, extras), how)
+    image, changes = plain(quirks.mended(opened, start, notes))
+    image = image.transpose(metadata.TURNS[turn]) if turn > 1 else image
+    # A profile of other colour channels would misread the converted ones.
+    icc = None if opened.mode in ("CMYK", "LAB", "YCbCr") else icc
+    picture = Picture(image, icc, exif, dpi, (*notes, *changes), extras=extras)
+    if _nodata(extras, how) is not None and image.mode in ("L", "RGB", "I;16"):
+        return _picture(deep.Decoded(np.asarray(image), [*notes, *changes], icc, exif, dpi, extras), how)
+    return picture
+
+
+def read_frames(path: Path, frames: Sequence[int], how: Reading) -> Iterator[tuple[Picture, float]]:
+    """Yield frames of an animation, with the milliseconds for which each is shown."""
+    with open(path, "rb") as stream:
+        start = stream.read(HEADER)
+    with _Bounded(path) as file:
+        with refusing(path, how.trusted):
+            opened = Image.open(file)
+        with opened:
+            for frame in frames:
+                with refusing(path, how.trusted):
+                    opened.seek(frame)
+                    picture = _of_opened(opened, path, start, how._replace(frame=frame))
+                    duration = float(opened.info.get("duration", 0) or 0)
+                yield picture, duration
+
+
+def read_array(array: Pixels, how: Reading) -> Picture:
+    """Return values [H, W] or [H, W, C] as `read` returns those of a file."""
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return _picture(deep.Decoded(native, []), how)
 
 
 def _nodata(extras: Extras, how: Reading) -> float | None:
@@ -237,17 +267,19 @@ def _array_of(opened: Image.Image, negative: bool, twelve: bool) -> Pixels:
 
 def _frames(opened: Image.Image, how: Reading) -> list[str]:
     """Say of how many frames only one is used; the thumbnails, pyramids and masks of a TIFF are none."""
-    count = getattr(opened, "n_frames", 1)
+    count = 1 if how.frame is not None else getattr(opened, "n_frames", 1)
     if count > 1 and isinstance(opened, TiffImageFile):
         count = len(pages_of(opened))
-    return [f"only the first of {count} frames is used"] if count > 1 and how.frame is None else []
+    return [f"only the first of {count} frames is used"] if count > 1 else []
 
 
 def pages_of(opened: TiffImageFile) -> list[int]:
     """Return which frames of a TIFF are pictures of their own: no thumbnails, pyramids or masks."""
     found = []
     for frame in range(opened.n_frames):
-        opened.seek(frame)
+        # Of kinds that Pillow does not know, the tags are read all the same.
+        with suppress(SyntaxError):
+            opened.seek(frame)
         if not opened.tag_v2.get(Base.NewSubfileType, 0) & (tags.REDUCED | tags.MASK):
             found.append(frame)
     opened.seek(0)

@@ -20,6 +20,7 @@ from liif_fast.image.values import Pixels
 CLASSIC = 2**32 - 2**25  # bytes of pixels beyond which TIFF must be BigTIFF; the rest is for its tables and metadata
 _STRIP = 2**23  # bytes of pixels that lie together in a TIFF
 _TYPES = {**geotiff.TYPES, Tiff.XMP: BYTE, Tiff.IPTC_NAA_CHUNK: UNDEFINED}
+_SMALL_START = b"II*\0" + bytes(4)
 _BIG_START = b"II+\0\x08\0\0\0" + bytes(8)
 
 
@@ -32,15 +33,42 @@ def write(
     whether the next one is its alpha, by default as the number of channels has it; others are bands by themselves.
     Pillow's own writer knows fewer types (its issue 1888); other writers cannot nest the EXIF and GPS directories.
     """
-    array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    Pages(stream, big=array.nbytes > CLASSIC).add(array, options, colours, alpha)
+
+
+class Pages:
+    """A TIFF of several pictures, written one after another into an empty file; big: it is a BigTIFF."""
+
+    def __init__(self, stream: IO[bytes], *, big: bool) -> None:
+        self._stream, self._start = stream, _BIG_START if big else _SMALL_START
+        stream.write(self._start)
+        # Where the place of the next directory is stated.
+        self._link = len(self._start) // 2
+
+    def add(
+        self, array: Pixels, options: Mapping[str, Any], colours: int | None = None, alpha: bool | None = None
+    ) -> None:
+        """Add a picture; the arguments are those of `write`."""
+        array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        layout = _layout(array, colours, alpha)
+        types = {**_TYPES, **dict.fromkeys((Tiff.STRIPOFFSETS, Tiff.STRIPBYTECOUNTS), self._long())}
+        place, link = _append(self._stream, self._start, {**_kept(options), **layout}, types)
+        self._stream.seek(self._link)
+        self._stream.write(_packed(self._start, place))
+        self._link = link
+        # Pillow's directory states the strips as behind it.
+        self._stream.seek(0, os.SEEK_END)
+        self._stream.write(array.data)
+
+    def _long(self) -> int:
+        return LONG8 if self._start is _BIG_START else LONG
+
+
+def _layout(array: Pixels, colours: int | None, alpha: bool | None) -> dict[int, Any]:
+    """Return the tags of uncompressed pixels; the places of their strips count from the first one's."""
     height, width = array.shape[:2]
     channels = 1 if array.ndim == 2 else array.shape[2]
-    big = array.nbytes > CLASSIC
-    tags = ImageFileDirectory_v2(_BIG_START) if big else ImageFileDirectory_v2(prefix=b"II")
-    for tag, value in _kept(options).items():
-        if tag in _TYPES:
-            tags.tagtype[tag] = _TYPES[tag]
-        tags[tag] = value
+    tags: dict[int, Any] = {}
     colours = (3 if channels > 2 else 1) if colours is None else colours
     alpha = channels in (2, 4) if alpha is None else alpha
     tags[Tiff.IMAGEWIDTH], tags[Tiff.IMAGELENGTH] = width, height
@@ -55,11 +83,9 @@ def write(
     rows = min(height, max(1, _STRIP // row))
     starts = range(0, height, rows)
     tags[Tiff.ROWSPERSTRIP] = rows
-    tags.tagtype[Tiff.STRIPOFFSETS] = tags.tagtype[Tiff.STRIPBYTECOUNTS] = LONG8 if big else LONG
-    tags[Tiff.STRIPOFFSETS] = tuple(start * row for start in starts)  # Pillow adds where the pixels begin
+    tags[Tiff.STRIPOFFSETS] = tuple(start * row for start in starts)
     tags[Tiff.STRIPBYTECOUNTS] = tuple(min(rows, height - start) * row for start in starts)
-    tags.save(stream)
-    stream.write(array.data)
+    return tags
 
 
 def label(path: Path, options: Mapping[str, Any]) -> None:
@@ -74,7 +100,7 @@ def label(path: Path, options: Mapping[str, Any]) -> None:
         stream.seek(old.next)
         old.load(stream)
         tiles = {tag: value for tag, value in old.items() if tag in LAYOUT}
-        place = _append(stream, start, {**_kept(options), **tiles}, {**_TYPES, **old.tagtype})
+        place, _ = _append(stream, start, {**_kept(options), **tiles}, {**_TYPES, **old.tagtype})
         stream.seek(len(start) // 2)
         stream.write(_packed(start, place))
 
@@ -95,8 +121,10 @@ def _kept(options: Mapping[str, Any]) -> dict[int, Any]:
 
 def _append(
     stream: IO[bytes], start: bytes, tags: Mapping[int, Any], types: Mapping[int, int], group: int | None = None
-) -> int:
-    """Write a directory behind all else, and before it those that lie in it; return its place.
+) -> tuple[int, int]:
+    """Write a directory behind all else, and before it those that lie in it; return its place and that of its link.
+
+    Where the next directory lies is stated at the link, which is empty.
 
     start: the beginning of the file. group: the tag of a directory in another one, where tags mean something else.
     """
@@ -107,13 +135,16 @@ def _append(
         if isinstance(value, dict):
             # Pillow alone would state 4 bytes for a place also where it has 8.
             directory.tagtype[tag] = LONG8 if len(start) == len(_BIG_START) else LONG
-            value = _append(stream, start, value, {}, tag)
+            value, _ = _append(stream, start, value, {}, tag)
         directory[tag] = value
     place = stream.seek(0, os.SEEK_END)
     # Directories begin at even places.
     place += stream.write(bytes(place % 2))
-    stream.write(directory.tobytes(place))
-    return place
+    data = directory.tobytes(place)
+    stream.write(data)
+    size, entry = (8, 20) if len(start) == len(_BIG_START) else (2, 12)
+    count = int.from_bytes(data[:size], "little" if start[:2] == b"II" else "big")
+    return place, place + size + count * entry
 
 
 def _packed(start: bytes, place: int) -> bytes:

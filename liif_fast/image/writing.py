@@ -47,7 +47,7 @@ def write(image: Image.Image | Pixels | FileArray, path: PathLike, like: Picture
         with replacing(path) as temporary, _Stream(io.FileIO(str(temporary), "w")) as stream:
             if form.name == "TIFF":
                 array = np.asarray(plain(image)[0]) if isinstance(image, Image.Image) else image
-                tiff.write(stream, array, options, *(_layout(like) if like is not None and bands else (None, None)))
+                tiff.write(stream, array, options, *(layout_of(like) if like is not None and bands else (None, None)))
             elif isinstance(image, np.ndarray) and image.ndim == 3:
                 stream.write(_png(image, pillow_options(form, options)))
             else:
@@ -57,7 +57,7 @@ def write(image: Image.Image | Pixels | FileArray, path: PathLike, like: Picture
         raise ImageError(f"{path}: cannot be written: {one_line(error)}") from error
 
 
-def values_of(image: Image.Image | Pixels, like: Picture) -> Image.Image | Pixels:
+def values_of(image: Image.Image | Pixels | FileArray, like: Picture) -> Image.Image | Pixels:
     """Return the file's values of a result and its bands, [H, W] or [H, W, C], or the picture where it has them."""
     found = _restored(image, like)
     if not like.bands:
@@ -73,7 +73,7 @@ def _restored(image: Image.Image | Pixels | FileArray, like: Picture) -> Image.I
     return like.values.restore(image)
 
 
-def _layout(like: Picture) -> tuple[int, bool]:
+def layout_of(like: Picture) -> tuple[int, bool]:
     """Return (how many channels are colours, whether alpha comes next) of a picture with bands."""
     channels = len(mode_of(like.image).partition(";")[0].rstrip("A"))
     return (3 if channels == 3 else 1), mode_of(like.image).partition(";")[0].endswith("A")
