@@ -223,6 +223,8 @@ class Converter:
         if settings.strip_metadata:
             picture = picture.stripped()
         fitting, notes = image.fitting(output, picture.mode), picture.notes
+        if not settings.keep_hidden_colour and image.hides_colour(picture.image):
+            notes += ("colour under an alpha of 0 replaced by the colour around it; --keep-hidden-colour keeps it",)
         if stack is not None and settings.page is None:
             stack, more = _fitting_pages(stack, image.format_of(fitting))
             notes += more

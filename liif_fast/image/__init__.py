@@ -6,7 +6,7 @@ from liif_fast.image import kinds
 from liif_fast.image.formats import FORMATS, Format, check_fits, fitting, format_of, suffix_of
 from liif_fast.image.header import stated_size
 from liif_fast.image.metadata import lost
-from liif_fast.image.picture import FileArray, Picture, mode_of, plain, size_of
+from liif_fast.image.picture import FileArray, Picture, hides_colour, mode_of, plain, size_of
 from liif_fast.image.reading import Reading, read
 from liif_fast.image.stacks import read_stack, stack_of, write_stack
 from liif_fast.image.writing import values_of, write
@@ -20,6 +20,7 @@ __all__ = [
     "check_fits",
     "fitting",
     "format_of",
+    "hides_colour",
     "kinds",
     "lost",
     "mode_of",

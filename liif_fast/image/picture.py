@@ -103,6 +103,18 @@ def size_of(image: Image.Image | Pixels | FileArray) -> tuple[int, int]:
     return image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
 
 
+def hides_colour(image: Image.Image | Pixels | FileArray) -> bool:
+    """Whether there is a picture under an alpha of 0, as in textures, and not one colour; one wholly clear is kept."""
+    if isinstance(image, Image.Image):
+        if image.mode not in ("LA", "RGBA"):
+            return False
+        image = np.asarray(image)
+    if isinstance(image, FileArray) or image.ndim == 2 or image.shape[2] not in (2, 4):
+        return False
+    hidden = image[:, :, :-1][image[:, :, -1] == 0]
+    return 0 < len(hidden) < image.shape[0] * image.shape[1] and bool((hidden != hidden[0]).any())
+
+
 def plain(image: Image.Image) -> tuple[Image.Image, list[str]]:
     """The picture in mode L, LA, RGB, RGBA or I;16, and what was changed; ImageError for what would lose by it."""
     mode = image.mode

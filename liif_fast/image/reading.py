@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -163,6 +164,8 @@ def _of_opened(opened: Image.Image, path: Path, start: bytes, how: Reading) -> P
     notes = _frames(opened, how)
     array = deep.png(path) if quirks.reduced_depth(opened, start) else None
     negative = isinstance(opened, TiffImageFile) and opened.tag_v2.get(Tiff.PHOTOMETRIC_INTERPRETATION) == 0
+    # Pillow itself turns a TIFF when it is loaded, and then says nothing of it.
+    turned = opened.tag_v2.get(Base.Orientation, 1) if isinstance(opened, TiffImageFile) else 1
     twelve = any("I;12" in str(tile[3]) for tile in getattr(opened, "tile", ()))
     opened.load()
     if array is None and opened.mode in (*DEEP_MODES, "F"):
@@ -172,9 +175,9 @@ def _of_opened(opened: Image.Image, path: Path, start: bytes, how: Reading) -> P
     if isinstance(opened, TiffImageFile) and Tiff.X_RESOLUTION not in opened.tag_v2:
         # Pillow takes one dot per inch for granted.
         dpi = None
-    dpi = metadata.turned(dpi, turn)
+    dpi = metadata.turned(dpi, max(turn, turned))
     extras = metadata.extras_of(opened, start, notes)
-    if turn > 1 and extras.geo:
+    if max(turn, turned) > 1 and extras.geo:
         extras = extras._replace(geo={})
         notes.append("place on the ground left out of a turned picture")
     if array is not None:
@@ -267,19 +270,23 @@ def _array_of(opened: Image.Image, negative: bool, twelve: bool) -> Pixels:
 
 def _frames(opened: Image.Image, how: Reading) -> list[str]:
     """Say of how many frames only one is used; the thumbnails, pyramids and masks of a TIFF are none."""
-    count = 1 if how.frame is not None else getattr(opened, "n_frames", 1)
-    if count > 1 and isinstance(opened, TiffImageFile):
-        count = len(pages_of(opened))
+    if how.frame is not None:
+        return []
+    count = len(pages_of(opened)) if isinstance(opened, TiffImageFile) else getattr(opened, "n_frames", 1)
     return [f"only the first of {count} frames is used"] if count > 1 else []
 
 
 def pages_of(opened: TiffImageFile) -> list[int]:
     """Return which frames of a TIFF are pictures of their own: no thumbnails, pyramids or masks."""
     found = []
-    for frame in range(opened.n_frames):
-        # Of kinds that Pillow does not know, the tags are read all the same.
-        with suppress(SyntaxError):
+    for frame in itertools.count():
+        try:
             opened.seek(frame)
+        except EOFError:
+            break
+        # Of kinds that Pillow does not know, the tags are read all the same.
+        except SyntaxError:
+            pass
         if not opened.tag_v2.get(Base.NewSubfileType, 0) & (tags.REDUCED | tags.MASK):
             found.append(frame)
     opened.seek(0)

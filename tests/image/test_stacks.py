@@ -94,7 +94,7 @@ def test_pages_of_several_sizes_and_kinds(workspace: Path) -> None:
             mean = np.asarray(source.convert("RGB" if source.mode == "P" else source.mode)).mean()
             assert abs(page.asarray().mean() - mean) < 2
     with Image.open("y.tif") as opened:
-        assert opened.n_frames == 3  # type: ignore[attr-defined]
+        assert opened.n_frames == 3
         assert opened.info["dpi"] == (200, 100)
     assert upscale("x.tif", "-s", "2", "-o", "z.tif", "--page", "2") == 0
     with Image.open("z.tif") as one:
