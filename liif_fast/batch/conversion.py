@@ -218,7 +218,7 @@ class Converter:
         stack = image.stack_of(source, trusted=settings.force)
         # A picture that repeats is read whole, and so are most others.
         whole = stack or settings.wrap or settings.bands or settings.nodata is not None
-        found = None if whole else windows.open_lazily(source)
+        found = None if whole else windows.open_lazily(source, consistent=settings.consistent is not False)
         picture = image.read(source, how=settings.reading(stack)) if found is None else found
         if settings.strip_metadata:
             picture = picture.stripped()
@@ -291,7 +291,9 @@ class Converter:
     def _made(self, picture: image.Picture, region: Region, progress: Progress | None) -> image.Picture:
         """The larger picture, with its bands."""
         like = picture.resampled(region)
-        bands = tuple(band._replace(image=self._output(band, region, progress).whole(band.image)) for band in like.bands)
+        bands = tuple(
+            band._replace(image=self._output(band, region, progress).whole(band.image)) for band in like.bands
+        )
         return like._replace(image=self._output(picture, region, progress).whole(picture.image), notes=(), bands=bands)
 
     def _output(self, picture: image.Picture, region: Region, progress: Progress | None) -> Output:

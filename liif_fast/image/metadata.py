@@ -170,13 +170,16 @@ def _true_texts(texts: Mapping[str, str], notes: list[str]) -> tuple[tuple[str, 
 def _colour_coding(opened: Image.Image, start: bytes) -> tuple[int, int, int, int] | None:
     """Return the code points of colour (H.273: primaries, transfer, matrix, full range) of a PNG or an AVIF."""
     if opened.format == "PNG":
-        at = start.find(b"cICP")
-        return None if at < 0 else (start[at + 4], start[at + 5], start[at + 6], start[at + 7])
+        at = start.find(b"cICP", 0, max(0, start.find(b"IDAT")))
+        whole = 0 <= at < len(start) - 8
+        return (start[at + 4], start[at + 5], start[at + 6], start[at + 7]) if whole else None
     if opened.format == "AVIF":
         at = start.find(b"colrnclx")
         if 0 <= at < len(start) - 15:
             primaries, transfer, matrix = struct.unpack(">3H", start[at + 8 : at + 14])
-            return primaries, transfer, matrix, start[at + 14] >> 7
+            # Wider numbers than there are code points.
+            known = max(primaries, transfer, matrix) < 256
+            return (primaries, transfer, matrix, start[at + 14] >> 7) if known else None
     return None
 
 

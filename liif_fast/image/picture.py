@@ -19,21 +19,37 @@ from liif_fast.image.values import Pixels, Values
 class FileArray:
     """A picture [H, W] or [H, W, C], uint8, uint16 or float32, that stays in its file; slices of it are read.
 
-    array: anything that is sliced as NumPy's arrays are.
+    array: anything that is sliced as NumPy's arrays are. ends: the values that are given as the levels 0 and 1, in
+    float32; None to give the values themselves.
+    limits: the levels between which all values lie.
     """
 
-    def __init__(self, array: Any) -> None:
-        self._array = array
+    def __init__(self, array: Any, ends: tuple[float, float] | None = None) -> None:
+        self._array, self.ends = array, ends
         self.shape: tuple[int, ...] = tuple(array.shape)
-        self.dtype, self.ndim = np.dtype(array.dtype).newbyteorder("="), len(self.shape)
+        self._values, self.ndim = np.dtype(array.dtype).newbyteorder("="), len(self.shape)
+        self.dtype, self.limits = self._values, (0.0, 1.0)
+        if ends is not None:
+            low, high = ends
+            self.dtype = np.dtype(np.float32)
+            self.limits = -low / (high - low), (float(np.iinfo(self._values).max) - low) / (high - low)
+
+    def levelled(self, low: float, high: float) -> FileArray:
+        """The same picture as levels of these ends."""
+        return FileArray(self._array, (low, high))
 
     def __getitem__(self, window: tuple[slice, slice]) -> Pixels:
         """The rows and columns of a window, contiguous and of native byte order."""
         try:
-            return np.ascontiguousarray(self._array[window], self.dtype)
+            found: Pixels = np.ascontiguousarray(self._array[window], self._values)
         # Decoders answer damaged files with errors of any type.
         except Exception as error:
             raise ImageError(f"expected a picture, got a damaged file ({one_line(error)})") from error
+        if self.ends is None:
+            return found
+        low, high = self.ends
+        levels: Pixels = (found.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+        return levels
 
 
 class Picture(NamedTuple):

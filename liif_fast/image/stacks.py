@@ -96,7 +96,8 @@ def _tiff_stack(path: Path) -> Stack | None:
             contiguous = series.dataoffset is not None and len(frames) == 1
             frames = tuple(range(planes)) if contiguous else frames
         kind = "imagej" if file.is_imagej else "ome"
-        if planes != len(frames):
+        in_order = [axis for axis in "TZCYXS" if axis in series.axes] == list(series.axes)
+        if planes != len(frames) or not (in_order or (kind == "ome" and set(series.axes) <= set("TZCYXS"))):
             return Stack(frames, notes=("its description does not fit its pages, and is left out",))
         per_unit = deep.density(file.pages.first) if kind == "imagej" else None
         return Stack(frames, False, kind, series.axes, tuple(series.shape), said, per_unit, tuple(notes))
@@ -135,20 +136,24 @@ def read_stack(path: PathLike, stack: Stack, how: Reading) -> Iterator[tuple[Pic
     if stack.moving:
         yield from read_frames(Path(path), stack.frames, how)
         return
-    if stack.kind and stack.frames == tuple(range(stack.pages)) and stack.pages > _directories(path):
-        tifffile = extra("tifffile", f"{path}: this kind of TIFF")
-        whole = tifffile.memmap(path, series=0, mode="r")
-        planes = whole.reshape(stack.pages, *_page_shape(stack))
+    planes = _unstated_planes(Path(path), stack, how)
+    if planes is not None:
         yield from ((read_array(np.array(plane), how), 0.0) for plane in planes)
         return
     for frame in stack.frames:
         yield read(path, how=how._replace(frame=frame)), 0.0
 
 
-def _directories(path: PathLike) -> int:
+def _unstated_planes(path: Path, stack: Stack, how: Reading) -> Any:
+    """Return the planes of a stack that states only the first of them, mapped into memory; None for any other."""
+    if not stack.kind:
+        return None
     tifffile = extra("tifffile", f"{path}: this kind of TIFF")
-    with tifffile.TiffFile(path) as file:
-        return len(file.pages)
+    with refusing(path, how.trusted):
+        with tifffile.TiffFile(path) as file:
+            if len(file.pages) >= stack.pages:
+                return None
+        return tifffile.memmap(path, series=0, mode="r").reshape(stack.pages, *_page_shape(stack))
 
 
 def _page_shape(stack: Stack) -> tuple[int, ...]:

@@ -84,6 +84,13 @@ class Values(NamedTuple):
         return result
 
 
+def sampled_values(sample: Pixels, channels: int) -> Values:
+    """Return the levels of a robust range for a picture of whole numbers, by a sample of its values."""
+    ends = _ends(sample, float(sample.min()), float(sample.max()), sample.dtype, robust=True)
+    info = np.iinfo(sample.dtype)
+    return Values(sample.dtype.name, (ends,) * channels, ((float(info.min), float(info.max)),) * channels)
+
+
 def levels_of(
     array: Pixels, *, robust: bool = False, alpha: bool = False, nodata: float | None = None
 ) -> tuple[Pixels, Values | None, list[str]]:

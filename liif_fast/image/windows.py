@@ -17,25 +17,43 @@ from liif_fast.image import deep
 from liif_fast.image.formats import extra
 from liif_fast.image.geotiff import GDAL_NODATA
 from liif_fast.image.picture import FileArray, Picture
+from liif_fast.image.values import sampled_values
 
+SAMPLED_ROWS = 16
 WINDOWED_FROM = 2**27  # bytes of pixels: smaller TIFF files are read whole
 
 
-def open_lazily(path: str | os.PathLike[str]) -> Picture | None:
+def open_lazily(path: str | os.PathLike[str], *, consistent: bool = False) -> Picture | None:
     """The picture in a zarr folder or a large TIFF file, its image a `FileArray`; None for what is better read whole.
 
     A TIFF file is better read whole where it is small, is turned by its orientation, has floating values (whose range
     must be known), alpha, a palette or another colour space than gray and RGB, or is not laid out in tiles or strips of
     whole pixels.
 
+    consistent: values of 16 bits become levels in a robust range (`Picture.values`), by a sample of them.
+
     Raises ImageError for a zarr folder that holds no picture, or where the extra is missing for it.
     """
     path = Path(path)
+    found: Picture | None = None
     if path.suffix.lower() == ".zarr" and path.is_dir():
-        return _zarr(path)
-    if path.suffix.lower() in (".tif", ".tiff") and path.is_file() and path.stat().st_size:
-        return _tiff(path)
-    return None
+        found = _zarr(path)
+    elif path.suffix.lower() in (".tif", ".tiff") and path.is_file() and path.stat().st_size:
+        found = _tiff(path)
+    if found is not None and consistent and isinstance(found.image, FileArray) and found.image.dtype == np.uint16:
+        return _levelled(found, found.image)
+    return found
+
+
+def _levelled(picture: Picture, array: FileArray) -> Picture:
+    """Give a picture of 16 bits as levels of the range of some of its rows."""
+    height = array.shape[0]
+    count = min(height, SAMPLED_ROWS)
+    rows = ((2 * k + 1) * height // (2 * count) for k in range(count))
+    sample = np.concatenate([array[slice(row, row + 1), slice(None)] for row in rows])
+    values = sampled_values(sample, 1 if array.ndim == 2 else array.shape[2])
+    low, high = values.ends[0]
+    return picture._replace(image=array.levelled(low, high), values=values) if high > low else picture
 
 
 def _zarr(path: Path) -> Picture:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from liif_fast.rendering.encoding import INTEGER_MAX, Pixels
 from liif_fast.rendering.options import Held, Options
 from liif_fast.rendering.output import Target
 from liif_fast.rendering.render import pieces
+from liif_fast.rendering.source import FilePixels
 from liif_fast.rendering.tiling import Span
 
 PASSES = 5  # for factors that are no whole numbers
@@ -148,9 +149,24 @@ class ConsistentTarget:
 
 def _bounded(picture: Pixels) -> Pixels:
     """What the model sees: levels beyond [0, 1], of a few values far from the others, are not its range."""
-    if isinstance(picture, Tensor) and picture.is_floating_point():
-        return picture.clamp(0, 1)
-    return picture
+    if isinstance(picture, Tensor):
+        return picture.clamp(0, 1) if picture.is_floating_point() else picture
+    return _Bounded(picture) if picture.dtype.is_floating_point else picture
+
+
+class _Bounded:
+    """A picture that stays in its file, with its levels in [0, 1]."""
+
+    def __init__(self, picture: Any) -> None:
+        self._picture = picture
+        self.shape, self.dtype, self.device = picture.shape, picture.dtype, picture.device
+
+    def expand(self, *sizes: int) -> _Bounded:
+        return _Bounded(self._picture.expand(*sizes))
+
+    def __getitem__(self, key: tuple[slice, slice, slice, slice]) -> Tensor:
+        window: Tensor = self._picture[key]
+        return window.clamp(0, 1)
 
 
 def _rows(made: Iterator[tuple[Box, Tensor]], height: int, width: int) -> Iterator[tuple[Span, Tensor]]:
@@ -261,6 +277,8 @@ def _limits(pictures: Sequence[Pixels]) -> tuple[float, float]:
         if isinstance(picture, Tensor) and picture.is_floating_point():
             least, most = torch.aminmax(picture)
             low, high = min(low, float(least)), max(high, float(most))
+        elif isinstance(picture, FilePixels):
+            low, high = min(low, picture.array.limits[0]), max(high, picture.array.limits[1])
     return low, high
 
 

@@ -49,7 +49,7 @@ class FilePixels:
     def __getitem__(self, key: tuple[slice, slice, slice, slice]) -> Tensor:
         """A window of the picture; the slices of the first two axes are taken for whole ones."""
         pixels = torch.from_numpy(self.array[key[2:]])
-        if self.dtype.is_floating_point:
+        if self.dtype.is_floating_point and self.array.ends is None:
             _check_range(pixels)
         pixels = pixels.unsqueeze(-1) if pixels.dim() == 2 else pixels
         return pixels.permute(2, 0, 1).unsqueeze(0).expand(-1, self.shape[1], -1, -1)

@@ -1,8 +1,9 @@
 """Damaged pictures by the thousand through `image.read`, and what it accepts through `image.write`.
 
-    python tests/fuzz_images.py --seconds 600 --seed 1 --out build/fuzz
+    python tests/image/fuzz_images.py --seconds 600 --seed 1 --out build/fuzz
 
-Each case is a small picture (PNG, JPEG, WebP, TIFF, BigTIFF, AVIF, GIF; 8 bits, 16 bits, floating) with bytes of it,
+Each case is a small picture (PNG, JPEG, WebP, TIFF, BigTIFF, AVIF, GIF, PSD; 8 bits, 16 bits, floating, bands, places
+on the ground, stacks, animations) with bytes of it,
 of its header by preference, changed, removed, repeated or exchanged; it follows from the seed and its number alone.
 The cases run in a child process with a limit of memory, so that a crash of a decoder's native code and a hang are
 findings like any other: whatever is not a picture or an ImageError of one line. The bytes of a finding are kept in
@@ -18,6 +19,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import resource
 import struct
 import sys
@@ -32,11 +34,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, features
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin, features
 
 from liif_fast import image
 from liif_fast.errors import ImageError
-from liif_fast.image import metadata, tiff
+from liif_fast.image import geotiff, metadata, tiff
 
 PATIENCE = 10.0  # seconds for one case
 MEMORY = 3 * 2**30  # bytes of address space beyond what the child has at its start
@@ -89,8 +91,27 @@ def seeds() -> dict[str, bytes]:
     save("gray16.tif", gray, "TIFF", compression="tiff_adobe_deflate")
     save("float.tif", rgb.convert("F"), "TIFF")
     save("big.tif", rgb, "TIFF", big_tiff=True, exif=exif)
-    found |= _deep_seeds(rng)
+    save("moving.png", rgb, "PNG", save_all=True, append_images=[rgb.rotate(90, expand=False)], duration=[10, 20])
+    save("pages.tif", rgb, "TIFF", save_all=True, append_images=[rgb.convert("L"), rgb.quantize(9)])
+    info = PngImagePlugin.PngInfo()
+    info.add_text("parameters", "steps: 20", zip=True)
+    info.add(b"cICP", bytes((9, 16, 0, 1)))
+    info.add(b"gAMA", struct.pack(">I", 100_000))
+    save("texts.png", rgb, "PNG", pnginfo=info)
+    packet = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    packet += (
+        b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+    )
+    save("xmp.jpg", rgb, "JPEG", xmp=packet, comment=b"words")
+    found |= _deep_seeds(rng) | {"layers.psd": _photoshop(rgb)}
     return found
+
+
+def _photoshop(picture: Image.Image) -> bytes:
+    head = b"8BPS" + struct.pack(">H6xHLLHH", 1, 3, picture.height, picture.width, 8, 3)
+    version = b"8BIM" + struct.pack(">HHL", 1057, 0, 5) + b"\0\0\0\1\1\0"
+    planes = np.moveaxis(np.asarray(picture), 2, 0).tobytes()
+    return head + struct.pack(">LL", 0, len(version)) + version + struct.pack(">LH", 0, 0) + planes
 
 
 def _deep_seeds(rng: np.random.Generator) -> dict[str, bytes]:
@@ -113,6 +134,28 @@ def _deep_seeds(rng: np.random.Generator) -> dict[str, bytes]:
         "float3-big.tif": (deep[..., :3].astype(np.float64) / 65535, {"bigtiff": True}),
         "zstd.tif": (deep[..., :3].astype(np.float16), {"compression": "zstd"}),
     }
+    metadata = '<GDALMetadata><Item name="SCALE" sample="0" role="scale">0.1</Item></GDALMetadata>'
+    place: Any = [
+        (33550, "d", 3, (10.0, 10.0, 0.0), True),
+        (33922, "d", 6, (0.0, 0.0, 0.0, 5e5, 4e6, 0.0), True),
+        (34735, "H", 8, (1, 1, 0, 1, 1025, 0, 1, 1), True),
+        (42112, "s", 0, metadata, True),
+        (42113, "s", 0, "-9999", True),
+    ]
+    bands = deep.astype(np.int16)
+    described: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
+        "bands.tif": (bands, {"extrasamples": ["unspecified"] * 3, "extratags": place}),
+        "place.tif": (bands[..., 0].astype(np.float32), {"extratags": place}),
+        "signed.tif": (deep[..., 0].astype(np.int8), {"compression": "zlib"}),
+        "wide.tif": (deep[..., 0].astype(np.uint32), {}),
+        "imagej.tif": (np.moveaxis(deep, 2, 0)[:3], {"imagej": True, "metadata": {"axes": "ZYX", "unit": "um"}}),
+        "ome.tif": (np.moveaxis(deep, 2, 0)[:3], {"ome": True, "metadata": {"axes": "ZYX", "PhysicalSizeX": 0.5}}),
+    }
+    for name, (array, options) in described.items():
+        data = io.BytesIO()
+        tifffile.imwrite(data, array, photometric="minisblack", **{"metadata": None, **options})
+        # The cases must not change with the run.
+        found[name] = re.sub(rb"urn:uuid:[0-9a-f-]{36}", b"urn:uuid:" + b"0" * 36, data.getvalue())
     for name, (array, options) in kinds.items():
         data = io.BytesIO()
         tifffile.imwrite(data, array, photometric="rgb", **options)
@@ -177,17 +220,22 @@ def check(path: Path) -> str:
         picture = image.read(path)
     except ImageError as error:
         return _refused(str(error), path)
-    pixels = np.asarray(picture.image)
-    assert pixels.size > 0
-    assert pixels.dtype in (np.uint8, np.uint16) or (
-        pixels.dtype.kind == "f" and 0 <= pixels.min() <= pixels.max() <= 1
-    )
+    for plane in (picture, *picture.bands):
+        pixels = np.asarray(plane.image)
+        assert pixels.size > 0
+        assert pixels.dtype in (np.uint8, np.uint16) or (
+            pixels.dtype.kind == "f" and 0 <= pixels.min() <= pixels.max() <= 1
+        )
+    robust = image.read(path, how=image.Reading(consistent=True))
+    assert robust.size == picture.size
+    assert all(np.isfinite(np.asarray(plane.image)).all() for plane in (robust, *robust.bands))
+    _pages(path)
     assert all("\n" not in note for note in picture.notes), picture.notes
-    suffix = ".tif" if picture.mode.endswith(";F") or picture.mode == "RGBA" else ".png"
+    suffix = ".tif" if picture.mode.endswith((";F", ";I")) or picture.mode == "RGBA" or picture.bands else ".png"
     jpeg = picture.mode in ("L", "RGB") and max(picture.size) <= image.FORMATS[".jpg"].most
     for out in {suffix, ".tif"} | ({".jpg"} if jpeg else set()):
         target = path.with_name(f"written{out}")
-        image.lost(picture.icc, picture.exif, picture.dpi, image.FORMATS[out])
+        image.lost(picture.icc, picture.exif, picture.dpi, image.FORMATS[out], picture.extras)
         image.write(picture.image, target, picture)
         again = image.read(target)
         assert again.size == picture.size
@@ -195,6 +243,25 @@ def check(path: Path) -> str:
     if find_spec("tifffile"):
         _label(picture, path.with_name("tiled.tif"))
     return "read"
+
+
+def _pages(path: Path) -> None:
+    """The pages of a stack, each a picture or an ImageError, and none after it."""
+    stack = image.stack_of(path)
+    if stack is None or stack.pages > 20:
+        return
+    try:
+        found = [picture for picture, _ in image.read_stack(path, stack, image.Reading())]
+    except ImageError as error:
+        _refused(str(error), path)
+        return
+    assert len(found) == stack.pages
+    out = path.with_name("stack.tif")
+    same = len({np.asarray(picture.image).shape for picture in found}) == 1
+    if same or not stack.kind:
+        size = found[0].size[::-1]
+        image.write_stack(((picture, 0.0) for picture in found), out, stack, geotiff.Resampling(size, size))
+        assert image.read(out).size == found[0].size
 
 
 def _label(picture: image.Picture, target: Path) -> None:

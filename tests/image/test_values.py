@@ -15,7 +15,7 @@ from support.workspace import upscale
 
 from liif_fast import image
 from liif_fast.errors import ImageError
-from liif_fast.image import geotiff
+from liif_fast.image import geotiff, windows
 from liif_fast.image.geotiff import Resampling
 from liif_fast.image.values import levels_of
 
@@ -158,6 +158,29 @@ def test_no_computed_value_is_taken_for_missing(workspace: Path) -> None:
     found = tifffile.imread("y.tif")
     assert (found[:4, :4] == 1).all()
     assert (found == 1).sum() == 16
+
+
+@pytest.mark.parametrize("source", ["x.tif", "x.zarr"])
+def test_values_of_a_picture_that_stays_in_its_file(
+    source: str, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zarr: Any = pytest.importorskip("zarr")
+    array = terrain(70, 90).round().astype(np.uint16)
+    array[33, 44] = 60_000
+    if source == "x.tif":
+        monkeypatch.setattr(windows, "WINDOWED_FROM", 0)
+        tifffile.imwrite("x.tif", array, photometric="minisblack", metadata=None, tile=(16, 16))
+    else:
+        zarr.create_array("x.zarr", data=array, chunks=(16, 16))
+    assert upscale(source, "-s", "2", "-o", "y.tif") == 0
+    assert upscale(source, "-s", "2", "-o", "z.tif", "--tile", "16") == 0
+    found = tifffile.imread("y.tif")
+    assert found.dtype == np.uint16
+    assert (tifffile.imread("z.tif") == found).all()
+    beside = np.ones(array.shape, bool)
+    beside[30:37, 41:48] = False
+    assert np.abs(means(found, 2) - array)[beside].max() <= 0.5
+    assert means(found, 2)[33, 44] > 40_000
 
 
 # -- bands ----------------------------------------------------------------------------------------------------------
