@@ -20,6 +20,7 @@ from liif_fast.errors import ImageError, UsageError
 from liif_fast.image import windows
 from liif_fast.image.geotiff import Resampling
 from liif_fast.image.stacks import Stack
+from liif_fast.image.values import RANGE_NOTE
 from liif_fast.rendering import periodic, request
 from liif_fast.rendering.options import Fidelity, Options, Progress
 from liif_fast.rendering.output import Output
@@ -280,7 +281,8 @@ class Converter:
         def made() -> Iterator[tuple[image.Picture, float]]:
             assert task.source is not None
             for picture, duration in image.read_stack(task.source, stack, settings.reading(stack)):
-                notes.update(dict.fromkeys(picture.notes))
+                # The first page's range is told; those of the others would fill the screen.
+                notes.update(dict.fromkeys(note for note in picture.notes if not note.startswith(RANGE_NOTE)))
                 picture = picture.stripped() if settings.strip_metadata else picture
                 yield self._made(picture, settings.region(picture.size), progress), duration
 

@@ -41,7 +41,8 @@ class Extras(NamedTuple):
             "texts": bool(self.texts),
             "gamma and chromaticities": not usual,
             "colour coding": self.coding is not None and self.coding[:2] != (1, 13),
-            "place on the ground": bool(self.geo),
+            "place on the ground": bool(geotiff.PLACE & set(self.geo)),
+            "GDAL's tags": bool(set(self.geo) - geotiff.PLACE),
         }
 
     def without_metadata(self) -> Extras:

@@ -66,7 +66,11 @@ _PNG = Format(
     moving=True,
 )
 _TIFF = Format(
-    "TIFF", alpha=True, deep=True, any_type=True, keeps=(*_COMMON, "XMP data", "IPTC data", "place on the ground")
+    "TIFF",
+    alpha=True,
+    deep=True,
+    any_type=True,
+    keeps=(*_COMMON, "XMP data", "IPTC data", "place on the ground", "GDAL's tags"),
 )
 _JPEG2000 = Format("JPEG2000", alpha=True, keeps=("colour profile",), needs="jpg_2000")
 FORMATS = {

@@ -14,6 +14,7 @@ from liif_fast.errors import ImageError
 Pixels = NDArray[Any]  # [H, W] or [H, W, C]
 EXACT = 2**24  # beyond this, float32 does not tell neighbouring whole numbers apart
 _SAMPLES = 2**22  # values that are enough for a robust range
+RANGE_NOTE = "values from "  # what notes on levels begin with
 _TAIL = 0.05  # per cent of the values beyond either end of a robust range
 
 
@@ -108,9 +109,8 @@ def levels_of(
     planes = array if array.ndim == 3 else array[:, :, None]
     colours = planes[:, :, :-1] if alpha else planes
     mask = _mask(colours, nodata)
-    if mask is not None and mask.all():
-        mask, colours = None, np.zeros_like(colours)
-    valid = colours if mask is None else colours[~mask]
+    empty = mask is not None and bool(mask.all())
+    valid = colours if mask is None else np.zeros((1, 1), dtype) if empty else colours[~mask]
     least, greatest = _range(valid)
     if dtype.kind != "f" and max(abs(least), abs(greatest)) > EXACT:
         raise ImageError(
@@ -130,9 +130,9 @@ def levels_of(
     levels = (planes - np.array([low for low, _ in every], np.float64 if dtype.kind != "f" else work)) / widths
     levels = levels.astype(work, copy=False)
     natural = (0.0, 1.0) if dtype.kind == "f" else (0.0, float(np.iinfo(dtype).max))
-    notes = [] if ends == natural else [_note(ends, least, greatest)]
+    notes = [] if ends == natural or least == greatest else [_note(ends, least, greatest)]
     if mask is not None:
-        levels = _filled(levels, mask)
+        levels = np.zeros_like(levels) if empty else _filled(levels, mask)
         count = int(mask.sum())
         notes.append(f"{count} of {mask.size} pixels without data ({nodata:g}) left out and written again")
     elif not robust:
@@ -201,9 +201,9 @@ def _alpha_ends(alpha: Pixels) -> tuple[float, float]:
 
 def _note(ends: tuple[float, float], least: float, greatest: float) -> str:
     if ends == (least, greatest):
-        return f"values from {least:g} to {greatest:g} computed as 0 to 1 and written in that range again"
+        return f"{RANGE_NOTE}{least:g} to {greatest:g} computed as 0 to 1 and written in that range again"
     return (
-        f"values from {ends[0]:g} to {ends[1]:g} (nearly all of {least:g} to {greatest:g}) computed as 0 to 1 and "
+        f"{RANGE_NOTE}{ends[0]:g} to {ends[1]:g} (nearly all of {least:g} to {greatest:g}) computed as 0 to 1 and "
         "written in that range again"
     )
 

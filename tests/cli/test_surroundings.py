@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -123,6 +124,24 @@ def test_empty_arguments(desk: Path, capsys: Any) -> None:
     for arguments in (["", "-o", "x.png"], ["small.png", "-o", ""]):
         assert upscale(*arguments) == 2
         assert "got an empty one" in capsys.readouterr().err
+
+
+def test_a_dangling_link_is_not_replaced_unasked(desk: Path, capsys: Any) -> None:
+    os.symlink("nowhere.png", "link.png")
+    assert upscale("photo.png", "-s", "2", "-o", "link.png") == 1
+    assert "link.png exists already; pass --overwrite to replace it" in capsys.readouterr().err
+    assert os.path.islink("link.png")
+
+
+def test_notes_are_in_the_json_too(desk: Path, capsys: Any) -> None:
+    photo().resize((8, 6)).save("x.gif", save_all=True, append_images=[photo().resize((8, 6)).rotate(180)])
+    assert upscale("x.gif", "-s", "2", "-o", "x.png", "--page", "1", "--json", "-q") == 0
+    assert upscale("x.gif", "-s", "2", "-o", "x.jpg", "--json", "-q") == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    first, second = (json.loads(line) for line in out.splitlines())
+    assert not any("frames" in note for note in first["notes"])
+    assert any("only the first of 2 frames is used, as JPEG holds one" in note for note in second["notes"])
 
 
 def test_no_temporary_folder(desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

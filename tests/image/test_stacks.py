@@ -174,7 +174,7 @@ def test_the_default_name_of_a_gif_says_whether_it_moves(workspace: Path) -> Non
     assert Path("still_x2.png").is_file()
 
 
-def test_notes_of_later_pages_are_told_once(workspace: Path, capsys: Any) -> None:
+def test_ranges_of_later_pages_are_not_told(workspace: Path, capsys: Any) -> None:
     array = planes(3).astype(np.float32)
     array[1:] = array[1:] / 7 - 200
     with tifffile.TiffWriter("x.tif") as file:
@@ -182,7 +182,7 @@ def test_notes_of_later_pages_are_told_once(workspace: Path, capsys: Any) -> Non
             file.write(plane, photometric="minisblack", metadata=None, contiguous=False)
     assert upscale("x.tif", "-s", "2", "-o", "y.tif") == 0
     err = capsys.readouterr().err.splitlines()
-    assert len(err) == len(set(err)) > 1
+    assert len(err) == 1
     assert np.abs(means(tifffile.imread("y.tif")) - array).max() < 0.5
 
 

@@ -148,6 +148,13 @@ def test_nan_without_a_word_is_refused_with_advice(workspace: Path, capsys: Any)
     assert "pass --nodata nan" in capsys.readouterr().err
 
 
+def test_a_file_without_any_data_stays_so(workspace: Path) -> None:
+    tags = [(42113, "s", 0, "-9999", True)]
+    tifffile.imwrite("x.tif", np.full((8, 9), -9999, np.float32), photometric="minisblack", extratags=tags)
+    assert upscale("x.tif", "-s", "2", "-o", "y.tif") == 0
+    assert (tifffile.imread("y.tif") == -9999).all()
+
+
 def test_no_computed_value_is_taken_for_missing(workspace: Path) -> None:
     array = np.zeros((20, 20), np.int16)
     array[:, 10:] = 2
