@@ -44,6 +44,11 @@ COMPILE_ARGS = [
 GCC_ARGS = ["-Wno-maybe-uninitialized"]
 
 
+# The kernels' sources stand in kernels/, where the link liif_fast/kernels serves a bare checkout and editors, and in
+# csrc/cuda/, whose text is compiled at run time; this serves the installs.
+ELSEWHERE = {"liif_fast.kernels": "kernels", "liif_fast.kernels.cuda": "csrc/cuda"}
+
+
 class Target(NamedTuple):
     """What zig calls a machine, what a wheel does, and what the library's file is called there."""
 
@@ -159,9 +164,8 @@ def library() -> dict[str, Any]:
 
 setup(
     # Folders of data are packages to setuptools, so "namespace"; no __pycache__ is.
-    packages=sorted({*find_namespace_packages(include=["liif_fast*"], exclude=["*__pycache__*"]), "liif_fast.kernels"}),
-    # The sources stand in kernels/; the link liif_fast/kernels serves a bare checkout and editors, this the installs.
-    package_dir={"liif_fast.kernels": "kernels"},
+    packages=sorted({*find_namespace_packages(include=["liif_fast*"], exclude=["*__pycache__*"]), *ELSEWHERE}),
+    package_dir=ELSEWHERE,
     cmdclass={"build_ext": BuildLibrary, "bdist_wheel": Wheel},
     **library(),
 )

@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from benchmarks import machine_code
-from liif_fast.kernels import configs, launch
+from liif_fast.kernels import configs, hopper, launch, nvrtc
 from liif_fast.kernels.backward import liif_backward
 from liif_fast.kernels.configs import BackwardTile, Tile
 from liif_fast.kernels.forward import SIZES, liif_forward
@@ -115,6 +116,24 @@ def compile_case(case: Case) -> dict[str, Any]:
     return row
 
 
+def cuda_rows() -> Iterator[dict[str, Any]]:
+    """The Hopper kernel of the published decoder, by NVRTC; none where that is missing."""
+    if nvrtc.library() is None:
+        return
+    for precision in hopper.DTYPES:
+        for grid in (True, False):
+            build = hopper.Build(256, 4, 3, 4, True, grid, False, precision == "bf16")
+            cubin = hopper.code(build)
+            row = {
+                "arch": 90, "precision": precision, "form": f"cuda{' grid' if grid else ''}",
+                "tile": {"rows": 128, "cluster": hopper.CLUSTER, "stages": build.stages},
+                **machine_code.resources_of_code(cubin), "shared": build.shared,
+                "instruction": "wgmma.mma_async", "duplicated": 1.0,
+            }  # fmt: skip
+            row["misses"] = misses(row)
+            yield row
+
+
 def _trips(case: Case) -> list[int]:
     """How often each loop of the forward kernel runs at the published width, in the order of their starts."""
     tile = case.tile
@@ -172,9 +191,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="three fp16 kernels of each generation")
     args = parser.parse_args(argv)
     rows = []
-    for case in cases(args.quick):
-        rows.append(compile_case(case))
-        print(line(rows[-1]), flush=True)
+    for row in chain(map(compile_case, cases(args.quick)), cuda_rows()):
+        rows.append(row)
+        print(line(row), flush=True)
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
         report = {"triton": triton.__version__, "torch": torch.__version__, "kernels": rows}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 from benchmarks.contenders import CHUNK
 from benchmarks.decoder import FLOP_PER_PIXEL
 from liif_fast import functional
-from liif_fast.backends import reference
+from liif_fast.backends import cuda, reference
+from liif_fast.backends.call import Query
 from liif_fast.box import Box
 from liif_fast.geometry import Grid, Window, grid_queries
 from liif_fast.kernels import launch, tuning
@@ -77,6 +79,8 @@ class Problem:
             "triton fp32 projected": self._backend("triton", "projected", precision="fp32"),
             "triton tf32x3 projected": self._backend("triton", "projected", precision="tf32x3"),
         }
+        if cuda.unusable_reason(self.feat.device, "fp16") is None:
+            found["cuda fp16"] = self._backend("cuda", "projected")
         if compiled:
             found["published fp32 compiled"] = self._published("highest", compiled=True)
             found["torch fp16 compiled"] = self._backend("torch", compiled=True)
@@ -114,6 +118,10 @@ class Problem:
         for precision in ("fp16", "bf16"):
             projected = functional.project(self.feat, self.params, precision).to(launch.DTYPES[precision])
             found[f"triton {precision} kernel alone"] = self._kernel(projected, precision)
+            if cuda.unusable_reason(projected.device, precision) is None:
+                where = Grid(self.size, Box(0, 0, *self.size)) if self.grid else (self.coord, self.cell)
+                asked = Query(None, projected, where, self.params, Window(*self.feat.shape[2:]), precision)
+                found[f"cuda {precision} kernel alone"] = partial(cuda.run, asked)
         return found
 
     def _kernel(self, projected: Tensor, precision: str) -> Callable[[], Tensor]:

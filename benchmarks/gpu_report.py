@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ import torch
 
 from benchmarks.gpu_problems import SHAPES, SMOKE, SMOKE_TRAINING, TRAINING, Problem, Training
 from benchmarks.machine import describe
-from liif_fast.backends import proof, triton
+from liif_fast.backends import cuda, proof, triton
 from liif_fast.backends.proof import Form
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,13 +63,17 @@ def prove(options: Options) -> Report:
         "gradients": published._replace(grid=False, gradient=True),
     }
     rows = []
-    for precision in ("fp16", "fp32") if options.device.type == "cpu" else ("fp16", "bf16", "fp32"):
-        for kind, form in kinds.items():
-            started = time.perf_counter()
-            wrong = proof.disproof(triton.run, options.device, precision, form)
-            took = time.perf_counter() - started
-            rows.append({"precision": precision, "kind": kind, "wrong": wrong, "seconds": took})
-            print(f"{precision:<6}{kind:<14}{wrong or 'agrees'} ({took:.0f} s)", flush=True)
+    for module, precision, (kind, form) in product(
+        (triton, cuda), ("fp16", "fp32") if options.device.type == "cpu" else ("fp16", "bf16", "fp32"), kinds.items()
+    ):
+        unfit = module.unusable_reason(options.device, precision) is not None
+        if unfit or (form.gradient and not module.BACKWARD):
+            continue
+        started = time.perf_counter()
+        wrong = proof.disproof(module.run, options.device, precision, form)
+        took = time.perf_counter() - started
+        rows.append({"backend": module.NAME, "precision": precision, "kind": kind, "wrong": wrong, "seconds": took})
+        print(f"{module.NAME:<8}{precision:<6}{kind:<14}{wrong or 'agrees'} ({took:.0f} s)", flush=True)
     return {"rows": rows, "failed": sum(row["wrong"] is not None for row in rows)}
 
 

@@ -43,6 +43,22 @@ def resources(ptx: str, arch: int) -> dict[str, Any]:
     return {"registers": int(registers[1]), "spill": int(stack[1]), "serialized": serialized}
 
 
+def resources_of_code(cubin: bytes) -> dict[str, Any]:
+    """The same of machine code; products are serialized where each is waited for."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [str(TOOLS / "cuobjdump"), "-res-usage", file.name]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", said)
+    if found is None:
+        raise RuntimeError(f"expected registers and stack in cuobjdump's output, got {said!r}")
+    names, _ = _disassembled(cubin)
+    products, waits = (sum(name.startswith(kind) for name in names) for kind in ("HGMMA", "WARPGROUP.DEPBAR"))
+    serialized = [f"{waits} waits for {products} products"] if 2 * waits >= products else []
+    return {"registers": int(found[1]), "spill": int(found[2]), "serialized": serialized}
+
+
 def _ptxas(arch: int) -> str:
     """The one that Triton itself takes for a generation."""
     choose = compiler.get_ptxas

@@ -7,7 +7,13 @@ import torch
 from liif_fast import backends
 from liif_fast.backends import pytorch
 
-DEVICES = {"reference": "any", "torch": "any", "cpu": "CPU", "triton": "CUDA, compute capability 8.0 or newer"}
+DEVICES = {
+    "reference": "any",
+    "torch": "any",
+    "cpu": "CPU",
+    "triton": "CUDA, compute capability 8.0 or newer",
+    "cuda": "CUDA, compute capability 9.0",
+}
 NOTES = {("cpu", "fp16"): "fp16 (computed in fp32)", ("torch", "tf32"): "tf32 (CUDA)"}
 OPERATIONS = {
     "query": "`query`, `LIIF`: forward",
@@ -35,7 +41,7 @@ def way(operation: str, name: str) -> str:
     if name not in backends.FUSED or operation in ("query", "grid"):
         return "itself"
     fused = backends.FUSED[name].BACKWARD
-    if operation == "places" or (operation == "gradients" and not fused):
+    if operation == "places" or (operation in ("gradients", "second") and not fused):
         return "through torch"
     return "no" if operation == "second" and fused else "itself"
 

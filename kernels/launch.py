@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from liif_fast.backends.call import Coordinates
 from liif_fast.geometry import SHIFT_EPS, Grid, Window
+from liif_fast.kernels import kept
 from liif_fast.kernels.configs import FULL, Tile
 from liif_fast.kernels.forward import liif_forward
 
@@ -71,10 +71,6 @@ def pack(
     )
 
 
-MOST_KEPT = 8  # decoders whose packed weights are kept
-_kept: OrderedDict[tuple[Any, ...], tuple[list[Tensor], Packed]] = OrderedDict()
-
-
 def packed(
     kernel: Tensor | None,
     rest: Tensor,
@@ -83,34 +79,10 @@ def packed(
     dtype: torch.dtype,
     chans: int,
 ) -> Packed:
-    """`pack`, kept on a GPU while torch counts no change of the weights: packing takes as long as many queries.
-
-    What torch does not count (writes through `.data`) needs `forget_packed`.
-    """
+    """`pack`, kept on a GPU while the weights do not change: packing takes as long as many queries."""
     given = [tensor for tensor in (kernel, rest, *weights, *biases) if tensor is not None]
-    if not _counts_changes(given):
-        return pack(kernel, rest, weights, biases, dtype, chans)
-    key = (
-        *((t.data_ptr(), t._version, t.dtype, t.shape, t.stride(), t.device) for t in given),
-        *(kernel is None, dtype, chans),
-    )
-    # The entry holds the weights, so that no others can come to lie at their addresses. Threads may race: both pack.
-    entry = _kept.pop(key, None) or (given, pack(kernel, rest, weights, biases, dtype, chans))
-    _kept[key] = entry
-    while len(_kept) > MOST_KEPT:
-        _kept.popitem(last=False)
-    return entry[1]
-
-
-def forget_packed() -> None:
-    """Pack anew at the next query."""
-    _kept.clear()
-
-
-def _counts_changes(tensors: Sequence[Tensor]) -> bool:
-    """Whether packed weights may be kept: inference tensors count no changes, and a captured graph packs in itself."""
-    on_gpu = tensors[0].is_cuda and not torch.cuda.is_current_stream_capturing()
-    return on_gpu and not any(tensor.is_inference() for tensor in tensors)
+    kind = "triton", kernel is None, dtype, chans
+    return kept.kept(given, kind, lambda: pack(kernel, rest, weights, biases, dtype, chans))
 
 
 def forward(

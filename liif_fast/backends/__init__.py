@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 import torch
 
-from liif_fast.backends import cpu, pytorch, triton
+from liif_fast.backends import cpu, cuda, pytorch, triton
 from liif_fast.backends.proof import Form, form_of
 from liif_fast.errors import BackendError, UsageError
 from liif_fast.params import DecoderParams
 
 PRECISIONS = ("auto", "fp32", "tf32x3", "tf32", "fp16", "bf16")
 # Best first for "auto", which falls back to `torch`; the reference is the oracle and is never chosen for its own sake.
-FUSED: dict[str, ModuleType] = {triton.NAME: triton, cpu.NAME: cpu}
+FUSED: dict[str, ModuleType] = {cuda.NAME: cuda, triton.NAME: triton, cpu.NAME: cpu}
 NAMES = ("reference", pytorch.NAME, *FUSED)
 
 
@@ -112,4 +112,4 @@ def available_backends() -> list[str]:
 
 def _its_device(name: str) -> torch.device:
     """Where a backend is asked about: the GPU for that of GPUs where there is one, else the CPU."""
-    return torch.device("cuda" if name == triton.NAME and torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if name in (cuda.NAME, triton.NAME) and torch.cuda.is_available() else "cpu")

@@ -48,6 +48,12 @@ def _cpu_backward(grad: Tensor, kept: Tensor | None, call: Call) -> Gradients:
     return decoder.query_backward(grad.float(), kept, *_cpu_arguments(call))
 
 
+def _cuda(call: Call) -> Tensor:
+    from liif_fast.kernels import hopper
+
+    return hopper.forward(call)
+
+
 def _triton(call: Call) -> Tensor:
     from liif_fast.kernels import launch, tuning
 
@@ -80,7 +86,7 @@ def _grid(numbers: Sequence[int]) -> Grid:
 
 
 # For each operator: backend -> what computes it.
-KERNELS: dict[str, Callable[[Call], Tensor]] = {"cpu": _cpu, "triton": _triton}
+KERNELS: dict[str, Callable[[Call], Tensor]] = {"cpu": _cpu, "triton": _triton, "cuda": _cuda}
 KEEPING: dict[str, Callable[[Call], Answers]] = {"cpu": _cpu_keeping}
 BACKWARD: dict[str, Callable[[Tensor, Tensor | None, Call], Gradients]] = {
     "cpu": _cpu_backward,

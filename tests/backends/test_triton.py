@@ -247,28 +247,6 @@ def test_a_launch_reads_no_value_and_so_can_be_captured(monkeypatch: pytest.Monk
     assert len(launched) == 3
 
 
-def test_packed_weights_are_kept_until_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Never stale: a change in place, other weights at the same address, and inference tensors pack anew."""
-    monkeypatch.setattr(launch, "_counts_changes", lambda tensors: not any(t.is_inference() for t in tensors))
-    launch.forget_packed()
-    params = random_params(4, [16, 16])
-    _, rest = params.split()
-    given = (None, rest, params.weights[1:], params.biases, torch.float32, 32)
-    first = launch.packed(*given)
-    assert launch.packed(*given) is first
-    assert launch.packed(*given[:-2], torch.float16, 32) is not first
-    with torch.no_grad():
-        params.weights[1].mul_(2)
-    assert torch.equal(launch.packed(*given).middle, first.middle * 2)
-    for seed in range(2 * launch.MOST_KEPT):
-        other = random_params(4, [16, 16], seed=seed)
-        its = (None, other.split()[1], other.weights[1:], other.biases, torch.float32, 32)
-        assert torch.equal(launch.packed(*its).last, launch.pack(*its).last)
-        del other, its
-    assert len(launch._kept) == launch.MOST_KEPT
-    launch.forget_packed()
-
-
 def test_the_projection_in_float32_is_not_rounded_to_tf32() -> None:
     feat, kernel = seeded((2, 4, 5, 6), 1, 1), seeded((8, 4, 3, 3), 2, 1)
     feat, kernel = feat.to(DEVICE).requires_grad_(), kernel.to(DEVICE).requires_grad_()
@@ -333,7 +311,8 @@ def test_every_generation_compiles_without_a_gpu() -> None:
     command = [sys.executable, "-m", "benchmarks.compile_report", "--quick"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1] == "18 kernels, 0 with misses"
+    # Three of each generation by Triton, four of Hopper's own where NVRTC is there.
+    assert done.stdout.splitlines()[-1] in ("18 kernels, 0 with misses", "22 kernels, 0 with misses")
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
