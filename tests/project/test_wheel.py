@@ -40,7 +40,11 @@ def call(*command: str | Path, **options: Any) -> str:
 def install(python: Path, *arguments: str | Path) -> None:
     """uv pip install into the environment; the test is skipped where the package index cannot be reached."""
     command = [sys.executable, "-m", "uv", "pip", "install", "-q", "--python", python, *arguments]
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False, cwd=python.parent)
+    options: dict[str, Any] = {"capture_output": True, "text": True, "check": False, "cwd": python.parent}
+    try:
+        done = subprocess.run([str(c) for c in command], timeout=900, **options)
+    except subprocess.TimeoutExpired:
+        pytest.skip("the package index takes more than a quarter of an hour")
     if done.returncode and any(text in done.stderr for text in UNREACHABLE):
         pytest.skip(f"the package index cannot be reached: {done.stderr.strip().splitlines()[-1]}")
     assert done.returncode == 0, done.stderr[-3000:]
