@@ -10,10 +10,9 @@ results were compared, and each test then plays its own rounds back to pytest-be
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks import memory, published_weights
 from benchmarks.contenders import names
@@ -22,6 +21,9 @@ from benchmarks.machine import device
 from benchmarks.problem import Problem
 from benchmarks.racing import Pace, Seconds, race, rows, significant
 from benchmarks.shapes import SETS, Shape
+
+if TYPE_CHECKING:
+    from pytest_benchmark.fixture import BenchmarkFixture
 
 
 class Playback:

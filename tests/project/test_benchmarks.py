@@ -46,6 +46,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.slow
 def test_the_suite_runs_on_tiny_shapes(tmp_path: Path) -> None:
+    pytest.importorskip("pytest_benchmark", reason="needs the extra bench: pip install 'liif_fast[bench]'")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "benchmarks/suite.py", "--set", "tiny"]
     command += ["--seconds", "0.05", "--out", str(tmp_path), "--benchmark-json", str(tmp_path / "theirs.json")]
     # Of a process that tests beside others pytest-benchmark would take no time.
