@@ -119,12 +119,12 @@ class Task(NamedTuple):
 
 
 def _is_shallow(picture: image.Picture) -> bool:
-    """Whether a picture, and its bands, have 8 bits."""
+    """Say whether a picture, and its bands, have 8 bits."""
     return picture.mode.partition("+")[0] in EIGHT_BIT_MODES
 
 
 def _fitting_pages(stack: Stack, form: image.Format) -> tuple[Stack | None, tuple[str, ...]]:
-    """The pages that a format can hold, None for the first only, and what is to be said of it."""
+    """Return the pages that a format can hold, None for the first only, with notes on what it cannot hold."""
     if form.name == "TIFF":
         notes = ("durations left out, which TIFF cannot hold",) if stack.moving else ()
         return stack, (*stack.notes, *notes)
@@ -138,7 +138,7 @@ def _fitting_pages(stack: Stack, form: image.Format) -> tuple[Stack | None, tupl
 
 
 def _shared(progress: Progress | None, count: int) -> Progress | None:
-    """The progress of several pictures of one size that are made one after another, as that of one."""
+    """Return a callback that joins the progress of several pictures, made one after another, into one."""
     if progress is None or count == 1:
         return progress
     done = [0, 0]  # pixels of the pictures before, and of this one
@@ -223,7 +223,7 @@ class Converter:
         picture = image.read(source, how=settings.reading(stack)) if found is None else found
         if settings.strip_metadata:
             picture = picture.stripped()
-        fitting, notes = image.fitting(output, picture.mode), picture.notes
+        fitting, notes = image.path_that_fits(output, picture.mode), picture.notes
         if not settings.keep_hidden_colour and image.hides_colour(picture.image):
             notes += ("colour under an alpha of 0 replaced by the colour around it; --keep-hidden-colour keeps it",)
         if stack is not None and settings.page is None:
@@ -231,7 +231,9 @@ class Converter:
             notes += more
         if fitting != output:
             notes += (f"{output.name} could not keep the transparency; written to {fitting} instead",)
-        notes += image.lost(picture.icc, picture.exif, picture.dpi, image.format_of(fitting), picture.extras)
+        notes += image.notes_on_dropped(
+            picture.icc, picture.exif, picture.dpi, image.format_of(fitting), picture.extras
+        )
         box = settings.region(picture.size).box
         image.check_fits(fitting, picture.mode, (box.width, box.height))
         precision = self._precision_of(picture)

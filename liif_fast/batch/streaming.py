@@ -41,7 +41,7 @@ Bands = Iterator[np.ndarray]
 
 
 def should_stream(path: Path, picture: Picture, box: Box, *, compress: bool) -> bool:
-    """Whether a result of the size of `box` is written to `path` while it is made.
+    """Say whether a result of the size of `box` is written to `path` while it is made.
 
     A zarr always is; a TIFF when it is large (STREAMED_FROM), deflated, or made of a picture that stays in its file.
     Without the extra, a TIFF that is merely large is written whole.
@@ -116,7 +116,7 @@ def check_replaceable(path: Path) -> None:
 
 
 def part_files(box: Box) -> list[str]:
-    """The files of a zarr, beside its DESCRIPTION, that can hold a box of its pixels.
+    """Return the files of a zarr, beside its DESCRIPTION, that can hold a box of its pixels.
 
     The edges of the box are multiples of TILE or those of the result.
     """
@@ -130,7 +130,7 @@ def part_files(box: Box) -> list[str]:
 
 
 def bands(parts: Iterable[tuple[Box, Tensor]], size: Sequence[int], rows: int) -> Bands:
-    """The result from top to bottom in arrays [rows, W, C]; the last one may have fewer rows.
+    """Yield the result from top to bottom in arrays [rows, W, C]; the last one may have fewer rows.
 
     parts: (box, values [C, h, w]) in any order; each pixel once. A band is held from its first part to its last, so
     parts from top to bottom are held for as long as a row of them takes.
@@ -236,7 +236,7 @@ def _write_tiff(path: Path, ready: Bands, size: Sequence[int], like: Picture | N
 
 
 def _tiles(ready: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """The tiles of each band from left to right, those at the edges filled up with zeros."""
+    """Yield the tiles of each band from left to right, those at the edges filled up with zeros."""
     for band in ready:
         height, width, channels = band.shape
         for left in range(0, width, TILE):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from liif_fast.image import kinds
-from liif_fast.image.formats import FORMATS, Format, check_fits, fitting, format_of, suffix_of
+from liif_fast.image.formats import FORMATS, Format, check_fits, format_of, path_that_fits, suffix_of
 from liif_fast.image.header import stated_size
-from liif_fast.image.metadata import lost
+from liif_fast.image.metadata import notes_on_dropped
 from liif_fast.image.picture import FileArray, Picture, hides_colour, mode_of, plain, size_of
 from liif_fast.image.reading import Reading, read
 from liif_fast.image.stacks import read_stack, stack_of, write_stack
@@ -18,12 +18,12 @@ __all__ = [
     "Picture",
     "Reading",
     "check_fits",
-    "fitting",
     "format_of",
     "hides_colour",
     "kinds",
-    "lost",
+    "notes_on_dropped",
     "mode_of",
+    "path_that_fits",
     "plain",
     "read",
     "read_stack",

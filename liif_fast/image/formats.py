@@ -166,7 +166,7 @@ def suffix_of(path: PathLike) -> str:
     return next((suffix for suffix, form in FORMATS.items() if form.name == name), ".png")
 
 
-def fitting(path: PathLike, mode: str) -> Path:
+def path_that_fits(path: PathLike, mode: str) -> Path:
     """Return the path, or one beside it that ends in .png (.tif) where its format would lose the transparency.
 
     Raises ImageError where that other file exists: nobody asked to replace it.

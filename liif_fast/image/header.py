@@ -11,24 +11,29 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from liif_fast.image import metadata
+from liif_fast.image import kinds, metadata, quirks
 from liif_fast.image.formats import PathLike, extra
-from liif_fast.image.reading import refusing
+from liif_fast.image.reading import HEADER, refusing
 
 
 def stated_size(path: PathLike, *, trusted: bool = False) -> tuple[int, int]:
-    """(width, height) that `read` will find, by what a file says of itself.
+    """Return the (width, height) that `read` will find, by what a file says of itself.
 
     trusted: as in `read`. Raises ImageError for what has no header of a picture; the rest of a file may be damaged.
     """
     path = Path(path)
     with refusing(path, trusted), warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        with open(path, "rb") as stream:
+            start = stream.read(HEADER)
+        kinds.load_plugins(start)
         try:
             with Image.open(path) as opened:
                 # Pillow gives the sides of a TIFF as they are when it is upright.
                 turn = 1 if isinstance(opened, TiffImageFile) else metadata.orientation(_exif(opened))
                 width, height = opened.size
+                if opened.format == "AVIF" and (box := quirks.clean_aperture(opened.size, start)):
+                    width, height = box[2] - box[0], box[3] - box[1]
         except UnidentifiedImageError:
             tifffile: Any = extra("tifffile", f"{path}: this kind of TIFF")
             with tifffile.TiffFile(path) as file:
@@ -45,7 +50,7 @@ def _exif(opened: Image.Image) -> Image.Exif:
 
 
 def _chunk(stream: Any, name: bytes) -> bytes | None:
-    """What a chunk of a PNG holds, None where there is none of the name."""
+    """Return what a chunk of a PNG holds, None where there is none of this name."""
     stream.seek(8)
     while len(head := stream.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)

@@ -128,7 +128,7 @@ def load_plugins(start: bytes) -> None:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether the file begins like a picture that can be read here."""
+    """Say whether the file begins like a picture that can be read here."""
     kind = kind_of_file(path)
     return kind is not None and kind.readable
 

@@ -190,7 +190,7 @@ def _is_lossless(start: bytes) -> bool:
 # -- what a format can hold -----------------------------------------------------------------------------------------
 
 
-def lost(
+def notes_on_dropped(
     icc: bytes | None,
     exif: Image.Exif | None,
     dpi: tuple[float, float] | None,

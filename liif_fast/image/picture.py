@@ -105,7 +105,7 @@ class Picture(NamedTuple):
 
 
 def mode_of(image: Image.Image | Pixels | FileArray) -> str:
-    """Pillow's mode, or the name of the array's kind."""
+    """Return Pillow's mode, or the name of the array's kind."""
     if isinstance(image, Image.Image):
         return image.mode
     channels = 1 if image.ndim == 2 else image.shape[2]
@@ -115,12 +115,12 @@ def mode_of(image: Image.Image | Pixels | FileArray) -> str:
 
 
 def size_of(image: Image.Image | Pixels | FileArray) -> tuple[int, int]:
-    """(width, height)."""
+    """Return (width, height)."""
     return image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
 
 
 def hides_colour(image: Image.Image | Pixels | FileArray) -> bool:
-    """Whether there is a picture under an alpha of 0, as in textures, and not one colour; one wholly clear is kept."""
+    """Say whether there is more than one colour under an alpha of 0, in a picture that is not wholly clear."""
     if isinstance(image, Image.Image):
         if image.mode not in ("LA", "RGBA"):
             return False
@@ -132,7 +132,7 @@ def hides_colour(image: Image.Image | Pixels | FileArray) -> bool:
 
 
 def plain(image: Image.Image) -> tuple[Image.Image, list[str]]:
-    """The picture in mode L, LA, RGB, RGBA or I;16, and what was changed; ImageError for what would lose by it."""
+    """Return the picture in mode L, LA, RGB, RGBA or I;16, with notes; ImageError for what would lose by it."""
     mode = image.mode
     if mode in DEEP_MODES:
         # A transparent gray level has no alpha channel of 16 bits to become.
@@ -166,7 +166,7 @@ def _sixteen_bit(image: Image.Image) -> Image.Image:
 
 
 def _by_profile(image: Image.Image) -> Image.Image:
-    """CMYK or LAB as sRGB: by the picture's own profile where it has a usable one, else by the plain formula."""
+    """Convert CMYK or LAB to sRGB by the picture's own profile where it has a usable one, else by the plain formula."""
     profile = image.info.get("icc_profile")
     try:
         if image.mode == "LAB":

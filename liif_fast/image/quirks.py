@@ -44,7 +44,7 @@ def check(opened: Image.Image, path: Path, start: bytes) -> None:
 
 
 def is_raw(opened: Image.Image, path: Path) -> bool:
-    """Whether a TIFF is a raw photograph, whose first picture as a rule is a thumbnail."""
+    """Say whether a TIFF is a raw photograph, whose first picture as a rule is a thumbnail."""
     directory: Any = getattr(opened, "tag_v2", {})
     kinds = (tags.COLOUR_FILTER_ARRAY, tags.LINEAR_RAW)
     raw = tags.DNG_VERSION in directory or directory.get(Tiff.PHOTOMETRIC_INTERPRETATION) in kinds
@@ -52,7 +52,7 @@ def is_raw(opened: Image.Image, path: Path) -> bool:
 
 
 def needs_tifffile(opened: TiffImageFile) -> bool:
-    """Whether Pillow would take the samples of a TIFF for others, or only a part of them."""
+    """Say whether Pillow would take the samples of a TIFF for others, or only a part of them."""
     directory = opened.tag_v2
     bits = _several(directory.get(Tiff.BITSPERSAMPLE, 1))
     formats = set(_several(directory.get(Tiff.SAMPLEFORMAT, 1)))
@@ -146,7 +146,7 @@ def _sections(start: bytes) -> tuple[bytes, bytes]:
 
 
 def _has_transparency(start: bytes) -> bool:
-    """Whether the fourth channel of a PSD is its transparency: then the number of layers is stated as negative."""
+    """Say whether the fourth channel of a PSD is its transparency: then the number of layers is stated as negative."""
     _, layers = _sections(start)
     if len(layers) < 10:
         # The resources are longer than what was looked at.
@@ -156,7 +156,7 @@ def _has_transparency(start: bytes) -> bool:
 
 
 def _has_merged_picture(start: bytes) -> bool | None:
-    """What a PSD says of its merged picture (in its version resource), None where it says nothing."""
+    """Return what a PSD says of its merged picture (in its version resource), None where it says nothing."""
     resources, _ = _sections(start)
     at = 0
     while at + 12 <= len(resources) and resources[at : at + 4] == b"8BIM":

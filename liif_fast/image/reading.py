@@ -252,7 +252,7 @@ def _holds(dtype: np.dtype, value: float) -> bool:
 
 
 def _array_of(opened: Image.Image, negative: bool, twelve: bool) -> Pixels:
-    """Deep gray as Pillow decodes it: uint16 or float32 [H, W]; [H, W, 2] where one level is transparent.
+    """Return deep gray as Pillow decodes it: uint16 or float32 [H, W]; [H, W, 2] where one level is transparent.
 
     negative: 0 is white, which Pillow does not mind in 16 bits. twelve: levels to 4095.
     """

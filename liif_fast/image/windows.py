@@ -24,7 +24,7 @@ WINDOWED_FROM = 2**27  # bytes of pixels: smaller TIFF files are read whole
 
 
 def open_lazily(path: str | os.PathLike[str], *, consistent: bool = False) -> Picture | None:
-    """The picture in a zarr folder or a large TIFF file, its image a `FileArray`; None for what is better read whole.
+    """Return the picture of a zarr folder or a large TIFF file as a `FileArray`; None for what is better read whole.
 
     A TIFF file is better read whole where it is small, is turned by its orientation, has floating values (whose range
     must be known), alpha, a palette or another colour space than gray and RGB, or is not laid out in tiles or strips of

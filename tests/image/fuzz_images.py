@@ -235,7 +235,7 @@ def check(path: Path) -> str:
     jpeg = picture.mode in ("L", "RGB") and max(picture.size) <= image.FORMATS[".jpg"].most
     for out in {suffix, ".tif"} | ({".jpg"} if jpeg else set()):
         target = path.with_name(f"written{out}")
-        image.lost(picture.icc, picture.exif, picture.dpi, image.FORMATS[out], picture.extras)
+        image.notes_on_dropped(picture.icc, picture.exif, picture.dpi, image.FORMATS[out], picture.extras)
         image.write(picture.image, target, picture)
         again = image.read(target)
         assert again.size == picture.size

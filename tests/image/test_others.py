@@ -14,7 +14,7 @@ from support.workspace import photo, upscale
 
 from liif_fast import image
 from liif_fast.errors import ImageError
-from liif_fast.image import kinds, metadata, xmp
+from liif_fast.image import kinds, metadata, quirks, xmp
 
 tifffile: Any = pytest.importorskip("tifffile")
 pytest.importorskip("imagecodecs")
@@ -226,7 +226,7 @@ def test_iptc_and_comments_are_carried(workspace: Path, capsys: Any) -> None:
 def test_texts_and_colours_of_a_png(workspace: Path, capsys: Any) -> None:
     info = PngImagePlugin.PngInfo()
     info.add_text("parameters", "a cat, steps: 20")
-    info.add_itxt("Title", "ein Bär", "de", "Titel")
+    info.add_itxt("Title", "ein Bär", "de", "Name")
     info.add_text("Thumb::Image::Width", "24")
     info.add(b"gAMA", struct.pack(">I", 100_000))
     info.add(b"cICP", bytes((9, 16, 0, 1)))
@@ -315,6 +315,22 @@ def test_hidden_colour_is_kept_by_request_and_replaced_with_a_word(workspace: Pa
     assert upscale("photo.png", "-s", "2", "-o", "rgb.png") == 0
     assert capsys.readouterr().err == ""
     assert (np.asarray(Image.open("z.png"))[..., :3] == np.asarray(Image.open("rgb.png"))).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "box"),
+    [
+        ((32, 1, 20, 1, 0, 1, 0, 1), (16, 14, 48, 34)),
+        ((64, 2, 40, 2, -6, 2, 4, 1), (13, 18, 45, 38)),
+        ((64, 1, 48, 1, 0, 1, 0, 1), (0, 0, 64, 48)),
+        ((65, 1, 48, 1, 0, 1, 0, 1), None),
+        ((32, 1, 20, 0, 0, 1, 0, 1), None),
+    ],
+)
+def test_the_clean_aperture_of_an_avif(values: tuple[int, ...], box: tuple[int, ...] | None) -> None:
+    data = b"meta" + b"clap" + struct.pack(">8i", *values) + bytes(8)
+    assert quirks.clean_aperture((64, 48), data) == box
+    assert quirks.clean_aperture((64, 48), b"meta" + bytes(60)) is None
 
 
 def test_orientation_of_what_says_nothing() -> None:
