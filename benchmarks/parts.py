@@ -301,16 +301,15 @@ def quality() -> str:
 
 
 def compiled() -> str:
-    """What two versions of Triton made of the GPU kernels."""
-    reports = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("compile-report*.json"))]
-    versions = " and ".join(sorted(".".join(found["triton"].split(".")[:2]) for found in reports))
-    kernels = [row for found in reports for row in found["kernels"]]
+    """What the compilers made of the GPU kernels."""
+    found = json.loads((RESULTS / "compile-report.json").read_text(encoding="utf-8"))
+    kernels = found["kernels"]
     spilled = sorted({row["precision"] for row in kernels if row["spill"]})
     clean = sorted({row["precision"] for row in kernels} - set(spilled))
     return (
-        f"Triton {versions} compile all [{len(reports[0]['kernels'])} kernels](benchmarks/results/compile-report.json) "
-        f"for every GPU generation from Ampere on: {' and '.join(clean)} without a spilled register, "
-        f"{', '.join(spilled)} with some."
+        f"Triton {'.'.join(found['triton'].split('.')[:2])}, and NVRTC for `cuda`, compile all "
+        f"[{len(kernels)} kernels](benchmarks/results/compile-report.json) for every GPU generation from Ampere on: "
+        f"{' and '.join(clean)} without a spilled register, {', '.join(spilled)} with some."
     )
 
 
