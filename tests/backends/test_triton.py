@@ -162,6 +162,18 @@ def test_any_layout_of_features(prologue: str) -> None:
     assert torch.equal(query(plain, strided, cell[:, :1].expand_as(cell).clone().copy_(cell), params, **options), want)
 
 
+@pytest.mark.parametrize("prologue", PROLOGUES)
+def test_more_pictures_than_one_launch_takes(prologue: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = on_device(random_params(4, [16, 16]))
+    feat = seeded((5, 4, 5, 6), 1, 1).to(DEVICE)
+    coord, cell = (t.to(DEVICE) for t in random_queries(5, 9))
+    options: dict[str, Any] = {"backend": "triton", "prologue": prologue, "precision": "fp32"}
+    want = query(feat, coord, cell, params, **options), query_grid(feat, (3, 4), params, **options)
+    monkeypatch.setattr(launch, "MOST_PICTURES", 2)
+    assert torch.equal(query(feat, coord, cell, params, **options), want[0])
+    assert torch.equal(query_grid(feat, (3, 4), params, **options), want[1])
+
+
 def test_windows_equal_the_whole() -> None:
     params = on_device(random_params(3, [8, 8]))
     feat = seeded((1, 3, 12, 10), 1, 1).to(DEVICE)
@@ -302,6 +314,22 @@ def test_an_overflow_reaches_the_answers(value: float, depth: int, prologue: str
     coord, cell = (t.to(DEVICE) for t in random_queries(1, 20))
     answer = query(feat, coord, cell, params, backend="triton", prologue=prologue, precision="fp16")
     assert not torch.isfinite(answer).any()
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_an_overflow_reaches_the_answers_of_every_backend(value: float) -> None:
+    params = on_device(random_params(4, [16] * 3))
+    feat = seeded((1, 4, 5, 6), 1, 1).to(DEVICE)
+    feat[0, 1] = value
+    coord, cell = (t.to(DEVICE) for t in random_queries(1, 20))
+    ran = 0
+    for name in backends.NAMES:
+        for precision in ("fp32", "bf16", "fp16"):
+            if backends.unusable_reason(name, DEVICE, precision) is None:
+                answer = query(feat, coord, cell, params, backend=name, precision=precision)
+                assert not torch.isfinite(answer).any()
+                ran += 1
+    assert ran >= 5
 
 
 @pytest.mark.slow
