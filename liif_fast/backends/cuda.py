@@ -51,12 +51,17 @@ def _unfit_decoder(params: DecoderParams) -> str | None:
         return f"expected hidden layers of one width up to {MAX_WIDTH}, got {list(params.hidden)}; {ELSEWHERE}"
     if params.out_dim > MAX_OUT:
         return f"expected at most {MAX_OUT} outputs, got {params.out_dim}; {ELSEWHERE}"
-    from liif_fast.kernels import hopper
-
-    most = hopper.most_hidden(hopper.padded_width(max(widths)))
+    most = _most_hidden(max(widths))
     if len(params.hidden) > most:
         return f"expected at most {most} hidden layers of this width, got {len(params.hidden)}; {ELSEWHERE}"
     return None
+
+
+@constant
+def _most_hidden(width: int) -> int:
+    from liif_fast.kernels import hopper
+
+    return hopper.most_hidden(hopper.padded_width(width))
 
 
 @constant
