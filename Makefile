@@ -33,7 +33,7 @@ check: lint types
 
 # Every compiled GPU kernel in the interpreter of PTX: about half an hour on two cores.
 compiled: $(VENV)/.installed
-	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "" tests/ptx tests/backends/test_compiled.py tests/backends/test_cuda.py
+	$(BIN)/python -m pytest -q -n auto --dist worksteal --compiled tests/ptx tests/backends/test_compiled.py tests/backends/test_cuda.py
 
 install: $(VENV)/.installed
 

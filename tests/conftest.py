@@ -20,9 +20,15 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="no slow tests, and of a test with many cases the first one")
+    parser.addoption("--compiled", action="store_true", help="every compiled GPU kernel too, for half an hour")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # Not by -m in addopts, which another -m on the command line would replace.
+    if not config.getoption("--compiled"):
+        left_out = [item for item in items if item.get_closest_marker("compiled")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     if not config.getoption("--quick"):
         return
     first: dict[str, pytest.Item] = {}
