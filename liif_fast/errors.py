@@ -18,6 +18,10 @@ class BackendError(LiifError, RuntimeError):
     """The backend that was asked for cannot run here, or cannot run this decoder."""
 
 
+class SlowBackendWarning(RuntimeWarning):
+    """A decoder runs without its kernels; the message says why, and what would help."""
+
+
 class CheckpointError(LiifError, ValueError):
     """A file does not hold a model that this package can read."""
 

@@ -6,6 +6,8 @@ one takes one file and one line of the table; the table is static, so that torch
 
 from __future__ import annotations
 
+import functools
+import warnings
 from types import ModuleType
 from typing import NamedTuple
 
@@ -13,7 +15,8 @@ import torch
 
 from liif_fast.backends import cpu, cuda, pytorch, triton
 from liif_fast.backends.proof import Form, form_of
-from liif_fast.errors import BackendError, UsageError
+from liif_fast.errors import BackendError, SlowBackendWarning, UsageError
+from liif_fast.native import library
 from liif_fast.params import DecoderParams
 
 PRECISIONS = ("auto", "fp32", "tf32x3", "tf32", "fp16", "bf16")
@@ -85,7 +88,17 @@ def _best(device: torch.device, precision: str, params: DecoderParams | None, fo
         runs = module.unusable_reason(device, precision, params) is None
         if runs and module.unchosen_reason(device, precision, form) is None:
             return name
+    if device.type == "cpu" and not torch.compiler.is_compiling():
+        _say_what_is_missing()
     return pytorch.NAME
+
+
+@functools.cache
+def _say_what_is_missing() -> None:
+    """Say once why a decoder runs on a CPU without the kernels that would make it many times as fast."""
+    reason = library.unusable_reason()
+    if reason is not None:
+        warnings.warn(f"liif_fast computes through PyTorch, many times slower: {reason}", SlowBackendWarning, 2)
 
 
 def report(params: DecoderParams | None = None, precision: str = "fp32") -> list[BackendReport]:

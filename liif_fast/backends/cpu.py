@@ -23,11 +23,9 @@ EIGHT_BIT_PRECISION = "bf16" if library.BEST["bf16"] in library.FIXED_POINT else
 
 def unusable_reason(device: torch.device, precision: str, params: DecoderParams | None = None) -> str | None:
     """Why this cannot run, or None. Any decoder fits."""
-    if library.import_error is not None:
-        return (
-            f"the C++ library is not built ({library.import_error}); install a C++ compiler, then reinstall "
-            "liif_fast without its dependencies: pip install --force-reinstall --no-deps"
-        )
+    absent = library.unusable_reason()
+    if absent is not None:
+        return absent
     if device.type != "cpu":
         return f"expected tensors on the CPU, got {device}; move them or use backend='torch'"
     if precision not in PRECISIONS:
@@ -43,7 +41,7 @@ def unchosen_reason(device: torch.device, precision: str, form: Form) -> str | N
 def detail() -> str:
     return (
         f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads, "
-        f"fp32 by {library.BEST['fp32']}, bf16 by {library.BEST['bf16']}"
+        f"fp32 by {library.BEST['fp32']}, bf16 by {library.BEST['bf16']}, built by {library.compiler()}"
     )
 
 

@@ -8,12 +8,14 @@ import io
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from liif_fast import __version__
+from liif_fast.errors import SlowBackendWarning
 
 COMMANDS = ("upscale", "info", "train", "evaluate", "tune")
 USAGE = 2
@@ -45,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = build_parser(argv[0] if argv else None).parse_args(argv)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else USAGE
-    with _streams(), _terminable():
+    with _streams(), _terminable(), _plain_warnings():
         try:
             code: int = args.run(args)
             if sys.stdout is not None:
@@ -65,6 +67,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout = None
             return 1
     return code
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Say in one line that the kernels are missing; where in the code that was noticed means nothing to a user."""
+    before = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *more: Any, **named: Any) -> None:
+        if issubclass(category, SlowBackendWarning):
+            print(f"liif-fast: {message}", file=sys.stderr)
+        else:
+            before(message, category, *more, **named)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 @contextmanager

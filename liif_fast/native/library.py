@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
+import json
 import os
+import platform
+import shlex
 import sys
 from ctypes import POINTER, c_char_p, c_int, c_int32, c_int64, c_void_p
 from pathlib import Path
@@ -45,9 +49,13 @@ _FUNCTIONS = {
 }
 
 
-def _load() -> ctypes.CDLL:
-    """The library, or OSError that says why there is none. LIIF_FAST_LIBRARY names another file (`make sanitize`)."""
-    path = Path(os.environ.get("LIIF_FAST_LIBRARY") or Path(__file__).resolve().parent.parent / NAME)
+_PACKAGE = Path(__file__).resolve().parent.parent
+# LIIF_FAST_LIBRARY names another file (`make sanitize`).
+PATH = Path(os.environ.get("LIIF_FAST_LIBRARY") or _PACKAGE / NAME)
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    """The library, or OSError that says why there is none."""
     if not path.exists():
         raise OSError(f"{path.name} was not built")
     found = ctypes.CDLL(str(path))
@@ -65,7 +73,7 @@ def _load() -> ctypes.CDLL:
 import_error: str | None = None
 lib: ctypes.CDLL | None = None
 try:
-    lib = _load()
+    lib = _load(PATH)
 except OSError as error:
     import_error = str(error)
 
@@ -97,3 +105,29 @@ FIXED_POINT = frozenset({"vnni-int16", "avx2-int16"})
 HAS_BF16 = lib is not None and bool(lib.liif_has_bf16())
 HAS_WINOGRAD = lib is not None and bool(lib.liif_has_winograd())
 BEST = {precision: next(iter(arithmetics(precision)), "") for precision in ("fp32", "bf16")}
+
+
+def _source() -> str:
+    """What pip was given to install this package, as far as that is known."""
+    if (_PACKAGE.parent / "setup.py").exists():
+        return f"-e {shlex.quote(str(_PACKAGE.parent))}"
+    try:
+        known = json.loads(importlib.metadata.distribution("liif_fast").read_text("direct_url.json") or "{}")
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        known = {}
+    return shlex.quote(str(known.get("url", "liif_fast")))
+
+
+def unusable_reason() -> str | None:
+    """Why the C++ decoder cannot run here and what would help, in one line; None when it can."""
+    if import_error is not None:
+        again = f"pip install --force-reinstall --no-deps {_source()}"
+        if not PATH.exists():
+            return f"the C++ library is not built ({import_error}); install a C++ compiler, then run: {again}"
+        return f"the C++ library cannot be loaded ({import_error}); build it for this machine: {again}"
+    if not BEST["fp32"]:
+        return (
+            f"this processor ({platform.machine()}) has no instructions that the C++ decoder is written for, which are "
+            "AVX2 with FMA or AVX-512; another processor would help"
+        )
+    return None

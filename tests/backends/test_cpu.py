@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -300,10 +301,17 @@ def test_the_backend_by_name(precision: str, dtype: torch.dtype) -> None:
     assert psnr(got.float(), reference.query(feat.float(), coord, cell, params)) >= (58 if dtype.itemsize == 4 else 45)
 
 
-def test_why_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_why_it_cannot_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert cpu.unusable_reason(torch.device("cpu"), "fp32") is None
     assert "expected tensors on the CPU, got cuda" in str(cpu.unusable_reason(torch.device("cuda"), "fp32"))
     assert "got 'tf32'" in str(cpu.unusable_reason(torch.device("cpu"), "tf32"))
     assert FP32[0] in cpu.detail()
+    assert library.compiler() in cpu.detail()
     monkeypatch.setattr(library, "import_error", "no such file")
+    monkeypatch.setattr(library, "PATH", tmp_path / "absent")
     assert "not built (no such file); install a C++ compiler" in str(cpu.unusable_reason(torch.device("cpu"), "fp32"))
+    monkeypatch.setattr(library, "PATH", tmp_path)
+    assert "cannot be loaded (no such file); build it" in str(cpu.unusable_reason(torch.device("cpu"), "fp32"))
+    monkeypatch.setattr(library, "import_error", None)
+    monkeypatch.setitem(library.BEST, "fp32", "")
+    assert "AVX2 with FMA or AVX-512" in str(cpu.unusable_reason(torch.device("cpu"), "fp32"))

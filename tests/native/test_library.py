@@ -140,3 +140,23 @@ def test_a_library_of_another_version_is_refused(tmp_path: Path) -> None:
     source.write_text("int liif_interface(void) { return 1; }")
     subprocess.run(["cc", "-shared", "-fPIC", "-o", str(other), str(source)], check=True)
     assert "it is of another version" in said_of(other)
+
+
+PICTURE = "from PIL import Image; Image.new('RGB', (8, 6), 'red').save('a.png')"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import PIL.Image, liif_fast; [liif_fast.upscale(PIL.Image.new('RGB', (8, 6)), scale=2) for _ in range(2)]",
+        f"{PICTURE}; from liif_fast.cli import main; main(['upscale', 'a.png', '-s', '2', '-o', 'b.png'])",
+    ],
+)
+def test_a_run_without_the_library_says_so_once(code: str, tmp_path: Path) -> None:
+    environment = os.environ | {"LIIF_FAST_LIBRARY": str(tmp_path / "absent.so"), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stderr.count("many times slower: the C++ library is not built (absent.so was not built)") == 1
+    assert "install a C++ compiler, then run: pip install --force-reinstall --no-deps -e" in done.stderr
+    assert "Traceback" not in done.stderr
