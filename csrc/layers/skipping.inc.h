@@ -75,6 +75,7 @@ LIIF_TARGET void multiply(const float* in, int64_t in_stride, const Steps& steps
 #pragma GCC unroll 3
             for (int v = 0; v < V; ++v) {
                 sum[r][v] = fused(value, weight[v], sum[r][v]);
+                column = after(sum[r][v], column);
             }
         }
     }

@@ -35,6 +35,15 @@ LIIF_AVX2 inline Vector where_positive(Vector h, Vector v) {
     return _mm256_and_ps(_mm256_cmp_ps(h, zeros(), _CMP_NLE_UQ), v);
 }
 
+// The pointer p, but not before v is known: else Clang brings a step's inputs into registers all at once, and spills
+// sums.
+LIIF_AVX2 inline const char* after([[maybe_unused]] Vector v, const char* p) {
+#if defined(__clang__)
+    asm("" : "+r"(p) : "x"(v));
+#endif
+    return p;
+}
+
 LIIF_AVX2 inline Bits no_bits() { return _mm256_setzero_si256(); }
 LIIF_AVX2 inline Bits spread_bits(int32_t x) { return _mm256_set1_epi32(x); }
 LIIF_AVX2 inline Bits load_bits(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }

@@ -34,6 +34,15 @@ LIIF_AVX512 inline Vector where_positive(Vector h, Vector v) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(h, zeros(), _CMP_NLE_UQ), v);
 }
 
+// The pointer p, but not before v is known: else Clang brings a step's inputs into registers all at once, and spills
+// sums.
+LIIF_AVX512 inline const char* after([[maybe_unused]] Vector v, const char* p) {
+#if defined(__clang__)
+    asm("" : "+r"(p) : "v"(v));
+#endif
+    return p;
+}
+
 LIIF_AVX512 inline Bits no_bits() { return _mm512_setzero_si512(); }
 LIIF_AVX512 inline Bits spread_bits(int32_t x) { return _mm512_set1_epi32(x); }
 LIIF_AVX512 inline Bits load_bits(const void* p) { return _mm512_loadu_si512(p); }

@@ -31,6 +31,7 @@ LIIF_TARGET void multiply(int64_t in, int64_t out, const float* from, const floa
 #pragma GCC unroll 4
             for (int v = 0; v < V; ++v) {
                 sum[r][v] = fused(value, weight[v], sum[r][v]);
+                column = after(sum[r][v], column);
             }
         }
     }
