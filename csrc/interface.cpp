@@ -48,7 +48,7 @@ int liif_interface(void) { return LIIF_INTERFACE; }
 
 const char* liif_compiler(void) {
 #if defined(__clang__)
-    return "Clang " __clang_version__;
+    return __VERSION__;
 #else
     return "GCC " __VERSION__;
 #endif
