@@ -9,7 +9,7 @@ TEXTS = $(filter %.cpp %.h %.md %.py %.toml %.txt %.yaml Makefile,$(FILES))
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help demo test check compiled install lint types format docs constraints test-lowest test-wheels bench bench-full published clean
+.PHONY: help demo test check compiled install web lint types format docs constraints test-lowest test-wheels bench bench-full published clean
 
 help:
 	@echo "make demo    set up $(VENV), upscale a photograph, write build/demo/comparison.png"
@@ -19,6 +19,7 @@ help:
 	@echo "make bench   measure the decoder in some minutes; PUBLISHED=CHECKOUT: beside the published repository"
 	@echo "make published  fetch the published checkpoint into build/published, a yardstick for tests and benchmarks"
 	@echo "make docs    build the documentation as a site in build/docs"
+	@echo "make web     fetch what the page of liif-fast serve needs, by npm; the wheel takes it along"
 	@echo "make lint | types | format | constraints | test-lowest | test-wheels | bench-full | clean"
 
 demo: $(VENV)/.installed
@@ -36,6 +37,18 @@ compiled: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -n auto --dist worksteal --compiled tests/ptx tests/backends/test_compiled.py tests/backends/test_cuda.py
 
 install: $(VENV)/.installed
+
+# OpenSeadragon, of the version and the content that web/package-lock.json names.
+WEB := liif_fast/serve/static/vendor
+web: $(WEB)/openseadragon.min.js
+
+$(WEB)/openseadragon.min.js: web/package.json web/package-lock.json
+	@command -v npm > /dev/null || { echo "make web needs node and npm (Debian: apt-get install npm)"; exit 1; }
+	cd web && npm ci --ignore-scripts --no-audit --no-fund
+	mkdir -p $(WEB)
+	cp web/node_modules/openseadragon/LICENSE.txt $(WEB)/openseadragon-LICENSE.txt
+	cp web/node_modules/openseadragon/build/openseadragon/openseadragon.min.js $@
+	@touch $@
 
 # The same checks as those of .pre-commit-config.yaml.
 lint: $(VENV)/.installed
@@ -96,7 +109,7 @@ published: $(VENV)/.installed
 	@$(BIN)/python -m benchmarks.published_weights
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build dist *.egg-info liif_fast/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	rm -rf web/node_modules $(WEB) $(VENV) $(LOWEST) build dist *.egg-info liif_fast/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 10) or sys.exit( \

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from liif_fast import __version__
 from liif_fast.errors import SlowBackendWarning
 
-COMMANDS = ("upscale", "info", "train", "evaluate", "tune")
+COMMANDS = ("upscale", "serve", "info", "train", "evaluate", "tune")
 USAGE = 2
 INTERRUPTED = 130
 _ESCAPED = "liif_fast.escaped"

@@ -90,7 +90,12 @@ def shipped(*patterns: str) -> set[str]:
 
 def package_files() -> set[str]:
     """What every install of the package has, by its names there."""
-    data = ("liif_fast/py.typed", "liif_fast/weights/*", "liif_fast/training/configs/**/*.yaml")
+    data = (
+        "liif_fast/py.typed",
+        "liif_fast/weights/*",
+        "liif_fast/training/configs/**/*.yaml",
+        "liif_fast/serve/static/*",
+    )
     return shipped("liif_fast/**/*.py", *data) | {f"liif_fast/{name}" for name in shipped("kernels/*.py")}
 
 
@@ -111,6 +116,7 @@ def test_sdist_holds_all_that_a_build_needs(sdist: Path) -> None:
         "docs/**/*",
         "examples/*",
         "tests/**/*",
+        "web/*",
     )
     needed |= {name for name in package_files() if not name.startswith("liif_fast/kernels/")}
     assert needed <= names, f"missing from the sdist: {sorted(needed - names)}"

@@ -32,6 +32,8 @@ ELSEWHERE = {
     "liif-fast train own-photos -o own": "test_a_model_of_ones_own, in a handful of steps",
     "liif-fast upscale photo.jpg -o mine.png -s 3 --model own/epoch-best.pth": "test_a_model_of_ones_own",
     "liif-fast upscale -r album -o by-ray/ -s 2 --ray": "test_batch_ray.py",
+    "liif-fast serve photo.jpg --open": "serve/test_server.py starts and ends it, without a browser",
+    "liif-fast serve photo.jpg album/ --open": "serve/test_server.py starts and ends it, without a browser",
     "python -m benchmarks.compile_report --quick": "test_triton.py runs it",
     "python -m benchmarks.report": "test_benchmarks.py compares what it would write",
     "python -m benchmarks.report --check": "test_benchmarks.py runs it",
