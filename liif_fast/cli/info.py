@@ -16,6 +16,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="show versions, devices, and which backends can run here",
         description="Show versions, devices, and whether each backend can run here, or why not and what would help.",
     )
+    parser.add_argument("--model", metavar="FILE", help="also say which way this model's queries go, and why")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
     return parser
@@ -24,6 +25,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Print; the exit code is 0."""
     facts = collect()
+    if args.model is not None:
+        from liif_fast import acceleration, checkpoint
+
+        decoders = acceleration.report(checkpoint.load(args.model))
+        facts["model"] = {row.name or args.model: f"{row.way}: {row.reason}" for row in decoders}
     if args.json:
         print(json.dumps(facts))
         return 0

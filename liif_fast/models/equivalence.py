@@ -49,6 +49,11 @@ def find_form(module: nn.Module, method: str, arguments: Arguments) -> Form:
                 f"{type(error).__name__}: {one_line(error)}; check=False accelerates it all the same"
             ) from error
         form, difference = trial.best()
+    if form is None and difference == math.inf:
+        raise UsageError(
+            f"accelerate: expected an imnet that takes LIIF's or Meta-SR's rows and answers [B, Q, out_dim], got a "
+            f"{kind} whose imnet or answer has another form: its decoder is not LIIF's"
+        )
     if form is None:
         raise UsageError(
             f"accelerate: expected LIIF's arithmetic, got a {kind} whose {method} differs by {difference:.1e} of its "

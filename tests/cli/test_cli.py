@@ -188,6 +188,12 @@ def test_published_model_file(workspace: Path) -> None:
     assert size("o.png") == (70, 60)
 
 
+def test_info_says_which_way_a_model_takes(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint.save(tiny_liif(), "model.pth")
+    assert main(["info", "--model", "model.pth", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["model"] == {"model.pth": "fused: LIIF with the plain MLP"}
+
+
 def test_info_names_versions_devices_backends_and_the_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)

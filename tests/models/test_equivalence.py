@@ -106,7 +106,7 @@ def test_models_of_any_dtype_are_checked(dtype: torch.dtype) -> None:
         (foreign.Needy, r"raised RuntimeError: no kernel image is available.*check=False"),
         (foreign.NeedsMore, "needs inp_ori too"),
         (foreign.Volume, "two-dimensional.*Conv3d"),
-        (lambda: foreign.ExtraColumns(foreign.Perceptron(51)), "differs|raised"),
+        (lambda: foreign.ExtraColumns(foreign.Perceptron(51)), "differs|raised|another form"),
     ],
 )
 def test_what_cannot_be_checked_is_refused_in_one_line(make: Callable[[], nn.Module], message: str) -> None:

@@ -14,6 +14,7 @@ import torch
 from support import foreign
 from support.golden import seeded
 from support.paths import ROOT
+from support.versions import TORCH
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.utils.flop_counter import FlopCounterMode
@@ -62,7 +63,8 @@ def exported(model: nn.Module) -> torch.export.ExportedProgram:
     queries = torch.export.Dim("queries", min=2, max=10_000)
     shapes = (None, {1: queries}, {1: queries})
     with torch.no_grad():
-        return torch.export.export(model, (INP, COORD, CELL), dynamic_shapes=shapes)
+        # PyTorch 2.6's other way refuses a module that keeps its features.
+        return torch.export.export(model, (INP, COORD, CELL), dynamic_shapes=shapes, strict=False)
 
 
 @pytest.mark.parametrize("make", [built, accelerated])
@@ -196,6 +198,7 @@ def test_fake_and_meta_tensors_give_shapes(learning: bool) -> None:
     assert meta.is_meta
 
 
+@pytest.mark.skipif(TORCH < (2, 7), reason="FSDP2 of this PyTorch does not run on a CPU")
 def test_a_sharded_mlp_is_called(tmp_path: Path) -> None:
     from torch import distributed
     from torch.distributed.device_mesh import init_device_mesh
