@@ -70,12 +70,13 @@ class Decoder:
 
     def open(self, encoding: Encoding, tile: Tile, precision: str) -> Answer:
         """A function that answers the queries of a tile, with no more of the feature map than they look at."""
+        raise NotImplementedError
+
+    def _seen(self, encoding: Encoding, tile: Tile, precision: str) -> tuple[Span, Span, Window]:
+        """The rows and columns of the feature map that a tile looks at, and the window that they are."""
         shape = encoding.shape(precision)
         rows, cols = tile.features(shape, self._halo, self._from_corner)
-        return self._answer(encoding.part(rows, cols, precision), Window(*shape, rows.start, cols.start), precision)
-
-    def _answer(self, feat: Tensor, window: Window, precision: str) -> Answer:
-        raise NotImplementedError
+        return rows, cols, Window(*shape, rows.start, cols.start)
 
 
 class _Liif(Decoder):
@@ -90,13 +91,12 @@ class _Liif(Decoder):
         self.band = PLAIN_BAND if self.reads_whole_map else band
 
     def open(self, encoding: Encoding, tile: Tile, precision: str) -> Answer:
-        if not self.reads_whole_map:
-            return super().open(encoding, tile, precision)
-        feat = encoding.whole(precision)
-        return lambda queries: self._query(feat, queries, precision)
-
-    def _answer(self, feat: Tensor, window: Window, precision: str) -> Answer:
-        projected = functional.project(feat, self.params, precision)
+        if self.reads_whole_map:
+            feat = encoding.whole(precision)
+            return lambda queries: self._query(feat, queries, precision)
+        rows, cols, window = self._seen(encoding, tile, precision)
+        # The part has no name here, so that its memory is free as soon as the projection has laid it out anew.
+        projected = functional.project(encoding.part(rows, cols, precision), self.params, precision)
         return lambda queries: self._query(None, queries, precision, projected, window)
 
     def _query(
@@ -120,15 +120,19 @@ class _MetaSR(Decoder):
         super().__init__(OPAQUE, model.out_dim, halo=1, from_corner=True)
         self.model, self.floats = model, model.matrix_size
 
-    def _answer(self, feat: Tensor, window: Window, precision: str) -> Answer:
-        projected = self.model.project(feat)
-        return lambda queries: self.model.decode(projected, *_coordinates(queries, feat.device), window)
+    def open(self, encoding: Encoding, tile: Tile, precision: str) -> Answer:
+        rows, cols, window = self._seen(encoding, tile, precision)
+        projected = self.model.project(encoding.part(rows, cols, precision))
+        return lambda queries: self.model.decode(projected, *_coordinates(queries, encoding.device), window)
 
 
 class _Nearest(Decoder):
     """The feature nearest to each query: what LIIF is without an MLP."""
 
-    def _answer(self, feat: Tensor, window: Window, precision: str) -> Answer:
+    def open(self, encoding: Encoding, tile: Tile, precision: str) -> Answer:
+        rows, cols, window = self._seen(encoding, tile, precision)
+        feat = encoding.part(rows, cols, precision)
+
         def answer(queries: Queries) -> Tensor:
             coord, _ = _coordinates(queries, feat.device)
             rows = geometry.nearest_index(coord[0, :, 0], window.height) - window.top
