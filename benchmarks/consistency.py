@@ -2,9 +2,10 @@
 
     python -m benchmarks.consistency PICTURE [PICTURE ...] [--scales 2 4] [--out FILE.json]
 
-The truth is a photograph at half size (`benchmarks.default_model`). Four crops of it are reduced by Pillow's bicubic
-filter, as the pictures of benchmarks are, or by means over squares (box), as a camera's pixels are, and brought back
-with and without the correction. All pixels and channels count, after rounding to 8 bits.
+The truth is a photograph at half size. Four square crops of it, centred on the points at a third and two thirds of its
+sides, are reduced by Pillow's bicubic filter, as the pictures of benchmarks are, or by means over squares (box), as a
+camera's pixels are, and brought back with and without the correction. All pixels and channels count, after rounding to
+8 bits.
 """
 
 from __future__ import annotations
@@ -19,11 +20,30 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import liif_fast
-from benchmarks.default_model import commit, crops
+from benchmarks.machine import commit
+from liif_fast.data.pictures import read_picture
 from liif_fast.files import replacing
 
 RESULT = Path(__file__).parent / "results" / "consistency.json"
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "box": Image.Resampling.BOX}
+
+
+def crops(picture: Path, side: int) -> list[NDArray[np.uint8]]:
+    """Four crops [side, side, 3] of the halved picture."""
+    half = read_picture(picture, shrink=2)
+    if min(half.shape[:2]) < side:
+        raise SystemExit(
+            f"{picture}: expected {2 * side} pixels or more on each side, got {half.shape[:2]} after halving"
+        )
+    found = []
+    for row in (1, 2):
+        for column in (1, 2):
+            top, left = (
+                min(max(0, length * third // 3 - side // 2), length - side)
+                for length, third in zip(half.shape[:2], (row, column), strict=True)
+            )
+            found.append(half[top : top + side, left : left + side])
+    return found
 
 
 def gain(model: torch.nn.Module, crop: NDArray[np.uint8], scale: int, reduce: Image.Resampling) -> tuple[float, float]:

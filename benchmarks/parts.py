@@ -6,6 +6,7 @@ Links start at the root of the checkout; `benchmarks.report` makes them relative
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from benchmarks import config_keys, support
 from benchmarks.contenders import is_half
 from benchmarks.figures import Rows, label
 from benchmarks.lines import read
+from benchmarks.quality import TRAINED_ON
 from benchmarks.racing import best
 from benchmarks.shapes import X4
 
@@ -289,14 +291,19 @@ def runs() -> str:
 
 
 def quality() -> str:
-    psnr = json.loads((RESULTS / "default-model.json").read_text(encoding="utf-8"))["psnr"]
-    gains = [
-        f"+{psnr[scale]['mean']['model'] - psnr[scale]['mean']['bicubic']:.2f} dB at {scale}"
-        for scale in ("x2", "x4", "x12")
-    ]
-    return (
-        "PSNR of the default model over Pillow's bicubic filter, on photographs that it was not trained on: "
-        f"{', '.join(gains)} ([results](benchmarks/results/default-model.json))."
+    """The PSNR of both models and of bicubic, on photographs that none of them was trained on."""
+    result = json.loads((RESULTS / "quality.json").read_text(encoding="utf-8"))
+    models = {"bicubic": "Pillow's bicubic filter", "default": "default model", "published": "published checkpoint"}
+    pictures = [name for name in result["pictures"] if name not in TRAINED_ON]
+    lines = [f"| scale | {' | '.join(models.values())} |", f"|---|{'---|' * len(models)}"]
+    for scale in result["models"]["default"]["psnr"]:
+        rows = [result["models"][model]["psnr"][scale] for model in models]
+        means = [f"{statistics.mean(row[name] for name in pictures):.2f}" for row in rows]
+        lines.append(f"| {scale} | {' | '.join(means)} |")
+    return "\n".join(lines) + (
+        f"\n\nPSNR in dB, RGB, on the middle {result['crop']} x {result['crop']} pixels of {len(pictures)} photographs "
+        "that neither model was trained on. They were reduced by bicubic, and a border of scale + 6 pixels does not "
+        "count ([all figures](benchmarks/results/quality.json))."
     )
 
 

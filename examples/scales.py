@@ -1,4 +1,9 @@
-"""Draw README's picture: parts of a photograph enlarged at several scales, bicubic above, liif_fast below."""
+"""Draw README's picture: parts of a photograph enlarged by bicubic, the default model and the published checkpoint.
+
+    python -m examples.scales
+
+The published checkpoint is fetched into build/ (see benchmarks/published_weights.py).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,7 @@ from typing import Any, NamedTuple
 from PIL import Image, ImageDraw, ImageFont
 
 import liif_fast
+from benchmarks import published_weights
 from liif_fast.files import replacing
 
 HERE = Path(__file__).parent
@@ -26,15 +32,17 @@ class Part(NamedTuple):
     centre: tuple[int, int]
 
 
-PARTS = (Part(2.4, (150, 66)), Part(4.8, (152, 56)), Part(8, (156, 48)), Part(12, (156, 46)))
+PARTS = (Part(2, (150, 72)), Part(3, (152, 62)), Part(4, (152, 56)), Part(8, (156, 48)))
 
 
-def panels(photograph: Image.Image, model: Any, part: Part) -> list[Image.Image]:
-    """The part by bicubic and by the model."""
+def panel(photograph: Image.Image, model: Any, part: Part) -> Image.Image:
+    """The part enlarged by a model, or by Pillow's bicubic filter where there is none."""
     width, height = (round(side / part.scale) for side in PANEL)
     left, top = part.centre[0] - width // 2, part.centre[1] - height // 2
-    bicubic = photograph.resize(PANEL, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
-    return [bicubic, liif_fast.upscale(photograph, roi=(left, top, width, height), size=PANEL[::-1], model=model)]
+    if model is None:
+        return photograph.resize(PANEL, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
+    enlarged: Image.Image = liif_fast.upscale(photograph, roi=(left, top, width, height), size=PANEL[::-1], model=model)
+    return enlarged
 
 
 def main() -> None:
@@ -43,18 +51,20 @@ def main() -> None:
     args = parser.parse_args()
     with Image.open(HERE / "osprey.jpg") as file:
         photograph = file.convert("RGB")
-    model = liif_fast.load()
-    width, height = (n * side + (n + 1) * MARGIN for n, side in zip((len(PARTS), 2), PANEL, strict=True))
+    rows = {
+        "bicubic": None,
+        "default model": liif_fast.load(),
+        "published checkpoint": liif_fast.load(published_weights.fetch()),
+    }
+    width, height = (n * side + (n + 1) * MARGIN for n, side in zip((len(PARTS), len(rows)), PANEL, strict=True))
     sheet = Image.new("RGB", (width, height + HEADER), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=18)
     for column, part in enumerate(PARTS):
         left = MARGIN + column * (PANEL[0] + MARGIN)
         pen.text((left, 6), f"x{part.scale:g}", "black", font)
-        for row, (name, panel) in enumerate(
-            zip(("bicubic", "liif_fast"), panels(photograph, model, part), strict=True)
-        ):
+        for row, (name, model) in enumerate(rows.items()):
             top = HEADER + MARGIN + row * (PANEL[1] + MARGIN)
-            sheet.paste(panel, (left, top))
+            sheet.paste(panel(photograph, model, part), (left, top))
             box = pen.textbbox((left + 6, top + 4), name, font)
             pen.rectangle((box[0] - 4, box[1] - 3, box[2] + 4, box[3] + 3), fill="white")
             pen.text((left + 6, top + 4), name, "black", font)

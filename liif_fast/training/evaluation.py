@@ -1,4 +1,4 @@
-"""Evaluation: PSNR over a data set, and a model beside Pillow's filters on pictures."""
+"""Evaluation: the PSNR of a model over a data set, and a picture enlarged by a model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -23,7 +22,6 @@ from liif_fast.training.metrics import border, parse_mode, psnr
 
 logger = logging.getLogger(__name__)
 
-FILTERS = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
 IDENTITY_NORM: dict[str, dict[str, list[float]]] = {
     "inp": {"sub": [0.0], "div": [1.0]},
     "gt": {"sub": [0.0], "div": [1.0]},
@@ -212,24 +210,3 @@ def upscale_array(
     answer = norm.undo(predict(model, norm.inp(inp), coord, cell, bsize))
     rounded = (answer * 255).round().to(torch.uint8)
     return rounded.view(height, width, -1).numpy()
-
-
-def psnr_uint8(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    """PSNR in dB of two [H, W, C] 8-bit pictures, every channel and pixel counted."""
-    mse = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)
-    return float(10 * np.log10(255**2 / mse)) if mse else float("inf")
-
-
-def compare(model: Any, truth: NDArray[np.uint8], scale: float) -> dict[str, float]:
-    """The PSNR in dB of the model and of Pillow's filters that enlarge a bicubic reduction of the truth to its size.
-
-    truth: [H, W, 3] uint8; it is cropped so that the reduced picture has floor(side / scale) pixels.
-    """
-    height, width = (int(side / scale + 1e-9) for side in truth.shape[:2])
-    truth = truth[: round(height * scale), : round(width * scale)]
-    full = (truth.shape[1], truth.shape[0])
-    low = Image.fromarray(truth).resize((width, height), Image.Resampling.BICUBIC)
-    results = {"model": psnr_uint8(upscale_array(model, np.asarray(low), full[1], full[0]), truth)}
-    for name, kernel in FILTERS.items():
-        results[name] = psnr_uint8(np.asarray(low.resize(full, kernel)), truth)
-    return results
