@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,21 +95,20 @@ def summary(seconds: list[float]) -> dict[str, float]:
     }
 
 
-def one_viewer(server: Server, chosen: random.Random) -> list[dict[str, Any]]:
+def one_viewer(server: Server, chosen: random.Random) -> Iterator[dict[str, Any]]:
     """The first view, then fresh tiles and their neighbours."""
+    yield {"what": "start", "ms": round(1000 * server.start)}
     first = timed(server, f"/iiif/liif/{server.key}/full/!1280,800/0/default.jpg")
-    rows: list[dict[str, Any]] = [{"what": "start", "ms": round(1000 * server.start)}]
-    rows.append({"what": "first view, 1280 x 800", "ms": round(1000 * first)})
+    yield {"what": "first view, 1280 x 800", "ms": round(1000 * first)}
     for scale in SCALES:
         fresh, beside = [], []
         for _ in range(6):
             x, y = server.place(scale, chosen)
             fresh.append(timed(server, server.tile(scale, x, y)))
-            # The same features, another tile: half a tile to the right.
+            # Nearly all of the same features, another tile: one pixel to the right.
             beside.append(timed(server, server.tile(scale, x + 1, y)))
-        rows.append({"what": f"tile x{scale}, fresh", **summary(fresh)})
-        rows.append({"what": f"tile x{scale}, features kept", **summary(beside)})
-    return rows
+        yield {"what": f"tile x{scale}, fresh", **summary(fresh)}
+        yield {"what": f"tile x{scale}, features kept", **summary(beside)}
 
 
 def many_viewers(server: Server, viewers: int, seconds: float) -> dict[str, Any]:
@@ -146,18 +146,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the lines to this file")
     args = parser.parse_args()
     server = Server(args.photo)
+    lines: list[str] = []
+
+    def tell(row: dict[str, Any]) -> None:
+        lines.append(json.dumps(row))
+        print(lines[-1], flush=True)
+
     try:
-        rows: list[dict[str, Any]] = [
-            {"what": "picture", "width": server.info["width"], "height": server.info["height"]}
-        ]
-        rows += one_viewer(server, random.Random(0))
+        tell({"what": "picture", "width": server.info["width"], "height": server.info["height"]})
+        for row in one_viewer(server, random.Random(0)):
+            tell(row)
         if args.seconds > 0:
-            rows.append(many_viewers(server, args.viewers, args.seconds))
-        rows.append({"what": "memory, MiB", **{name: round(value) for name, value in server.memory().items()}})
+            tell(many_viewers(server, args.viewers, args.seconds))
+        tell({"what": "memory, MiB", **{name: round(value) for name, value in server.memory().items()}})
     finally:
         server.end()
-    lines = [json.dumps(row) for row in rows]
-    print("\n".join(lines))
     if args.out:
         args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

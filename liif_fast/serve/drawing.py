@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -27,6 +27,7 @@ from liif_fast.serve.features import KeptEncoding
 from liif_fast.serve.iiif import Resolved
 from liif_fast.upscaling import RegularTarget
 
+Step = Callable[[int], None]
 WORKING_MEMORY = 2**27  # bytes beside what is kept, while a part is computed
 LARGEST_PROFILE = 2**14  # bytes of a colour profile that is sent with each part
 SAVING: dict[str, dict[str, object]] = {
@@ -68,13 +69,22 @@ def shown(picture: image.Picture) -> Shown:
     return Shown(Image.fromarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array), picture.icc)
 
 
+def _go_on(done: int) -> None:
+    pass
+
+
 class ByModel:
     """One picture enlarged by one model; the features are kept in `features`, under `key`.
+
+    step: called between two steps; what it raises ends the work.
 
     A part equals that part of the whole picture as `liif-fast upscale` makes it, bit for bit on a CPU.
     """
 
-    def __init__(self, picture: Image.Image, converter: Converter, features: Cache[Tensor], key: Hashable) -> None:
+    def __init__(
+        self, picture: Image.Image, converter: Converter, features: Cache[Tensor], key: Hashable, step: Step = _go_on
+    ) -> None:
+        self._step = step
         model = converter.model
         backend = converter.backend if converter.backend in backends.NAMES else "auto"
         self._options = Options(backend, converter.precision, memory=WORKING_MEMORY)
@@ -90,7 +100,7 @@ class ByModel:
         parts = tiles(first, *self._jobs[0].tile_sides(region, self._options))
         whole: np.ndarray | None = None
         asked = [RegularTile(Region(region.size, part)) for part in parts]
-        for tile, values in answer_tiles(self._jobs, asked, lambda done: None):
+        for tile, values in answer_tiles(self._jobs, asked, self._step):
             box = tile.region.box
             box = box._replace(top=box.top - first.top, left=box.left - first.left)
             joined = self._planes.join(values.view(-1, box.height, box.width), target, box)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ from torch import Tensor
 from liif_fast.batch.conversion import Converter
 from liif_fast.serve import iiif
 from liif_fast.serve.cache import Cache
-from liif_fast.serve.drawing import ByBicubic, ByModel, Enlarger, draw
+from liif_fast.serve.drawing import ByBicubic, ByModel, Enlarger, Step, draw
 from liif_fast.serve.pictures import Pictures, UnknownError
 
 BICUBIC = "bicubic"
@@ -41,13 +40,15 @@ class Budget(NamedTuple):
 class Images:
     """All pictures by all ways; what has been asked for is kept in bounded memory."""
 
-    def __init__(self, pictures: Pictures, ways: Sequence[Way], budget: Budget, limits: iiif.Limits) -> None:
+    def __init__(
+        self, pictures: Pictures, ways: Sequence[Way], budget: Budget, limits: iiif.Limits, step: Step
+    ) -> None:
+        self._step = step
         self.pictures, self.limits = pictures, limits
         self.ways = {way.name: way for way in ways}
         self._features: Cache[Tensor] = Cache(budget.features)
         self._sources: Cache[ByModel] = Cache(budget.sources)
         self._answers: Cache[bytes] = Cache(budget.answers)
-        self._lock = threading.Lock()
 
     def way(self, name: str) -> Way:
         found = self.ways.get(name)
@@ -77,6 +78,6 @@ class Images:
             return ByBicubic(opened.image)
         source = self._sources.get((way.name, version))
         if source is None:
-            source = ByModel(opened.image, way.converter, self._features, (way.name, version))
+            source = ByModel(opened.image, way.converter, self._features, (way.name, version), self._step)
             self._sources.put((way.name, version), source, 2 * opened.bytes)
         return source

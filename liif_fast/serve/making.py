@@ -13,7 +13,7 @@ from liif_fast.batch.conversion import Converter
 from liif_fast.errors import LiifError, one_line
 from liif_fast.rendering.request import Request
 from liif_fast.serve.pictures import Entry, UnknownError
-from liif_fast.serve.worker import BusyError, Worker
+from liif_fast.serve.worker import LAST_STEP, BusyError, Worker
 
 STEP_MEMORY = 2**26  # bytes of working memory: small tiles, so that what is looked at waits for a short step only
 KEPT = 8  # finished files
@@ -103,13 +103,17 @@ class Maker:
                 made.path.unlink(missing_ok=True)
         return made
 
-    def end(self) -> None:
-        """Cancel everything."""
+    def refuse(self) -> None:
+        """Cancel everything; what is being made stops after its step."""
         with self._lock:
             for made in self._orders.values():
                 made.cancelled.set()
+
+    def end(self) -> None:
+        """Cancel everything, and wait for the thread."""
+        self.refuse()
         self._queue.put(None)
-        self._thread.join(5)
+        self._thread.join(LAST_STEP)
 
     def _forget(self, made: Made) -> None:
         made.path.unlink(missing_ok=True)

@@ -51,6 +51,19 @@ class Options(NamedTuple):
     hosts: Sequence[str] = ()
 
 
+class _Server(uvicorn.Server):
+    """At the end it first refuses what waits, so that nobody waits for it."""
+
+    def __init__(self, config: uvicorn.Config, worker: Worker, maker: Maker) -> None:
+        super().__init__(config)
+        self._worker, self._maker = worker, maker
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._worker.refuse()
+        self._maker.refuse()
+        await super().shutdown(sockets)
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes a free one. Raises UsageError, in a line, where that cannot be."""
     try:
@@ -86,9 +99,10 @@ def serving(options: Options, note: Callable[[str], None]) -> Iterator[uvicorn.S
     """A server that is ready to be run; when the block ends, so does all work, and the temporary folder goes."""
     pictures = Pictures(Budget.of(options.memory).pictures, options.max_pixels)
     pictures.add_named(options.names, options.recursive, note)
-    images = Images(pictures, ways(options), Budget.of(options.memory), Limits())
+    known = ways(options)
     with tempfile.TemporaryDirectory(prefix="liif-fast-serve-", ignore_cleanup_errors=True) as folder:
         worker = Worker(WAITING)
+        images = Images(pictures, known, Budget.of(options.memory), Limits(), worker.check)
         maker = Maker(Path(folder), worker)
         uploads = Uploads(Path(folder), options.max_upload, ALL_UPLOADS * options.max_upload)
         app = application(Parts(images, worker, maker, uploads), [options.host, *options.hosts])
@@ -107,7 +121,7 @@ def serving(options: Options, note: Callable[[str], None]) -> Iterator[uvicorn.S
             timeout_graceful_shutdown=GRACE,
         )
         try:
-            yield uvicorn.Server(config)
+            yield _Server(config, worker, maker)
         finally:
             worker.end()
             maker.end()

@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 from liif_fast.errors import LiifError
 
+LAST_STEP = 30.0  # seconds that the step being computed may take at the end
 GIVE_WAY = 2.0  # seconds that long work waits for short work at most, before it goes on for a step
 
 
@@ -62,6 +63,9 @@ class Worker:
                 answer.add_done_callback(_take_exception)
                 raise ClientGoneError
             return answer.result()
+        except asyncio.CancelledError:
+            # The server ends and waits no longer for this connection.
+            raise ClientGoneError from None
         finally:
             self._leave(task)
 
@@ -77,8 +81,13 @@ class Worker:
         finally:
             self.turn.acquire()
 
-    def end(self) -> None:
-        """Compute nothing more; what waits is refused."""
+    def check(self, *_: int) -> None:
+        """Called between the steps of what is computed: BusyError when the server ends."""
+        if self._ended:
+            raise BusyError("the server is ending")
+
+    def refuse(self) -> None:
+        """Compute nothing more: what waits is refused at once, what is being computed stops after its step."""
         with self._changed:
             self._ended = True
             waiting = list(self._waiting.values())
@@ -86,7 +95,11 @@ class Worker:
             self._changed.notify_all()
         for task in waiting:
             task.future.set_exception(BusyError("the server is ending"))
-        self._thread.join(5)
+
+    def end(self) -> None:
+        """Refuse, and wait for the thread: an interpreter that ends around a computation would crash."""
+        self.refuse()
+        self._thread.join(LAST_STEP)
 
     def _enter(self, key: Hashable, function: Callable[[], Any]) -> _Task:
         with self._changed:

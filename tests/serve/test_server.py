@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import json
@@ -360,8 +361,14 @@ def test_it_ends_in_order(which: signal.Signals, workspace: Path) -> None:
         client = Client(int(line.split(":")[3].partition("/")[0]))
         assert client("/api/pictures", "POST", PHOTO.read_bytes(), OWN).status == 201
         # Somebody's connection stays open, somebody's file is half made.
-        with socket.create_connection(("127.0.0.1", client.port)):
+        service = f"/iiif/liif/{client.key('photo.png')}"
+        with socket.create_connection(("127.0.0.1", client.port)), contextlib.ExitStack() as waiting:
             order(client, scale=40)
+            for size in range(1000, 1008):  # and requests wait
+                connection = waiting.enter_context(socket.create_connection(("127.0.0.1", client.port)))
+                request = f"GET {service}/full/^{2 * size},/0/default.png HTTP/1.1\r\nHost: localhost\r\n\r\n"
+                connection.sendall(request.encode())
+            time.sleep(0.3)
             process.send_signal(which)
             out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (0, "liif-fast serve: ended\n", "")
