@@ -9,7 +9,7 @@ TEXTS = $(filter %.cpp %.h %.md %.py %.toml %.txt %.yaml Makefile,$(FILES))
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help demo test check compiled install web lint types format docs constraints test-lowest test-wheels bench bench-full published clean
+.PHONY: help demo test check compiled install web lint types format docs constraints test-lowest test-wheels sanitize wheels bench bench-full published clean
 
 help:
 	@echo "make demo    set up $(VENV), upscale a photograph, write build/demo/comparison.png"
@@ -20,7 +20,7 @@ help:
 	@echo "make published  fetch the published checkpoint into build/published, a yardstick for tests and benchmarks"
 	@echo "make docs    build the documentation as a site in build/docs"
 	@echo "make web     fetch what the page of liif-fast serve needs, by npm; the wheel takes it along"
-	@echo "make lint | types | format | constraints | test-lowest | test-wheels | bench-full | clean"
+	@echo "make lint | types | format | constraints | test-lowest | test-wheels | sanitize | wheels | bench-full | clean"
 
 demo: $(VENV)/.installed
 	@$(BIN)/python examples/demo.py --out build/demo
@@ -91,6 +91,24 @@ test-lowest: $(VENV)/.installed
 # The wheel with the lowest and the newest PyTorch: downloads some 6 GB.
 test-wheels: $(VENV)/.installed
 	LIIF_FAST_TEST_WHEELS=1 $(BIN)/python -m pytest -q tests/project/test_wheel.py
+
+# The C++ part's tests with a library that looks for wrong accesses to memory and undefined behaviour (GCC).
+SANITIZE = -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g
+RUNTIMES = $(foreach name,asan ubsan stdc++,$(shell g++ -print-file-name=lib$(name).so))
+sanitize: $(VENV)/.installed
+	CXX=g++ CXXFLAGS='$(SANITIZE)' LIIF_FAST_REQUIRE_CPU=1 $(BIN)/python setup.py -q build_ext \
+	  --build-lib build/sanitize --build-temp build/sanitize/objects
+	LIIF_FAST_LIBRARY=$(CURDIR)/build/sanitize/liif_fast/libliif_fast.so LIIF_FAST_REQUIRE_CPU=1 ASAN_OPTIONS=detect_leaks=0 \
+	  LD_PRELOAD='$(RUNTIMES)' $(BIN)/python -m pytest -q -k 'not compile and not export and not triton' \
+	  tests/native tests/backends/test_cpu.py tests/backends/test_backward.py
+
+# A wheel for each system of setup.py's TARGETS, in dist/.
+TARGETS = linux-x86_64
+wheels: $(VENV)/.installed
+	$(PIP) install -q -c constraints.txt auditwheel ziglang
+	for name in $(TARGETS); do \
+	  LIIF_FAST_TARGET=$$name LIIF_FAST_REQUIRE_CPU=1 $(PIP) wheel -q --no-deps --no-build-isolation -w dist . || exit 1; done
+	for wheel in dist/*manylinux*.whl; do $(BIN)/auditwheel show $$wheel || exit 1; done
 
 # PUBLISHED: a checkout of the published repository, to run beside. bench-full takes over an hour on two cores and writes the
 # results that the documents quote; `python -m benchmarks.report` then brings them up to date.

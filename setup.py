@@ -129,13 +129,14 @@ class BuildLibrary(build_ext):
         library.parent.mkdir(parents=True, exist_ok=True)
         # A process may have the old library loaded: it keeps that file, and this is a new one.
         fresh = library.with_name(f".{library.name}.new")
-        link = [*command, "-shared", *self._link_args(), *objects, "-o", str(fresh)]
+        link = [*command, "-shared", *self._link_args(command), *objects, "-o", str(fresh)]
         subprocess.run(link, capture_output=True, text=True, check=True)
         fresh.replace(library)
 
-    def _link_args(self) -> list[str]:
-        name = file_name()
-        if name.endswith(".so"):
+    def _link_args(self, command: list[str]) -> list[str]:
+        if any(part.startswith("-fsanitize") for part in command):
+            return ["-pthread"]
+        if file_name().endswith(".so"):
             own = [] if target() else ["-static-libstdc++", "-static-libgcc"]
             return [*own, "-pthread", "-Wl,-z,noexecstack", "-s"]
         return ["-s"]

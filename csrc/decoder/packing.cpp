@@ -14,7 +14,7 @@ namespace {
 static_assert(kVector == 16, "one bit of a mask for each value of a vector");
 
 // What is unpacked comes from memory, in runs too short for the processor to have fetched the next of them by itself.
-constexpr int64_t kAhead = 2048;  // bytes
+[[maybe_unused]] constexpr int64_t kAhead = 2048;  // bytes
 
 #if defined(__x86_64__)
 namespace with_avx2 {
