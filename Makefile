@@ -32,7 +32,7 @@ test: lint types
 check: lint types
 	$(BIN)/python -m pytest -q -n auto --dist worksteal --quick
 
-# Every compiled GPU kernel in the interpreter of PTX: about half an hour on two cores.
+# Every compiled GPU kernel in the interpreter of PTX: more than half an hour on two cores.
 compiled: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -n auto --dist worksteal --compiled tests/ptx tests/backends/test_compiled.py tests/backends/test_cuda.py
 

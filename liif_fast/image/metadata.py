@@ -63,6 +63,9 @@ class _Text(str):
 # -- EXIF data ------------------------------------------------------------------------------------------------------
 
 
+_DIRECTORIES = {ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo, ExifTags.IFD.Interop}
+
+
 def kept(exif: Image.Exif, notes: list[str]) -> Image.Exif | None:
     """Return a copy of the EXIF data with what stays true only; None where nothing is left."""
     try:
@@ -72,7 +75,8 @@ def kept(exif: Image.Exif, notes: list[str]) -> Image.Exif | None:
         exif.bigtiff = False
         copy = Image.Exif()
         copy.load(exif.tobytes())
-        _load(copy)
+        # A directory that is named and holds nothing is nothing left.
+        is_empty = not any(set(directory) - _DIRECTORIES for directory in _load(copy).values())
     # EXIF parsers answer damaged data with errors of any type, and the picture itself is unharmed.
     except Exception as error:
         notes.append(f"unreadable EXIF data dropped ({one_line(error)})")
@@ -80,7 +84,7 @@ def kept(exif: Image.Exif, notes: list[str]) -> Image.Exif | None:
     if dropped:
         more = f" and {len(dropped) - _NAMED} more" if len(dropped) > _NAMED else ""
         notes.append(f"left out, as the result may make it false: {', '.join(dropped[:_NAMED])}{more}")
-    return copy if len(copy) else None
+    return None if is_empty else copy
 
 
 def _load(exif: Image.Exif) -> dict[int, MutableMapping[int, Any]]:

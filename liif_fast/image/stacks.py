@@ -225,6 +225,8 @@ def _write_series(pages: Iterator[tuple[Picture, float]], path: Path, stack: Sta
     for key, factor in (("xorigin", across), ("yorigin", down)):
         if key in said:
             said[key] = said[key] * factor
+    if stack.kind == "imagej":
+        said = {key: _escaped(value) if key not in _IMAGEJ_APART else value for key, value in said.items()}
     big = array.nbytes * stack.pages > tiff.CLASSIC and stack.kind == "ome"
     rest = (np.asarray(values_of(picture.image, picture)) for picture, _ in pages)
     rgb = array.ndim == 3 and array.shape[2] in (3, 4)
@@ -238,6 +240,17 @@ def _write_series(pages: Iterator[tuple[Picture, float]], path: Path, stack: Sta
             software=False,
             **options,
         )
+
+
+# What ImageJ keeps beside its description, in tags of its own.
+_IMAGEJ_APART = ("Info", "Labels", "Ranges", "LUTs", "Plot", "ROI", "Overlays", "Properties")
+
+
+def _escaped(value: Any) -> Any:
+    """Return a text of ImageJ's description as ImageJ writes it, in ASCII; other values as they are."""
+    if not isinstance(value, str):
+        return value
+    return "".join(letter if letter.isascii() else f"\\u{ord(letter):04X}" for letter in value)
 
 
 class _Frames(Image.Image):

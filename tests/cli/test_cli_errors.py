@@ -61,7 +61,7 @@ USAGE = [
     (["--memory", "5"], "memory: expected bytes"),
     (["-s", "2", "--size", "5x5"], "one way to say the size, got -s and --size"),
     (["--size", "5x5", "--width", "5"], "one way to say the size"),
-    (["--backend", "quantum"], "--backend: expected one of auto, reference, torch, triton, cpu"),
+    (["--backend", "quantum"], "--backend: expected one of auto, reference, torch, cuda, triton, cpu"),
     (["--precision", "fp7"], "--precision: expected one of auto, fp32, tf32x3, tf32, fp16, bf16, got 'fp7'"),
     (["--precision", "bf16", "--backend", "reference"], "'reference' cannot run"),
     (["--device", "toaster"], "expected a device"),

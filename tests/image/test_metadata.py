@@ -242,3 +242,14 @@ def test_formats_that_say_little(out: str, words: str, workspace: Path, capsys: 
     assert upscale("a.png", "-s", "1", "-o", out, "--overwrite", "--strip-metadata") == 0
     assert upscale("photo.png", "-s", "1", "-o", out, "--overwrite") == 0
     assert "left out" not in capsys.readouterr().err
+
+
+def test_a_directory_that_holds_nothing_is_nothing_left() -> None:
+    exif = Image.Exif()
+    exif[ExifTags.IFD.Exif] = {}
+    assert metadata.kept(exif, []) is None
+    exif = Image.Exif()
+    exif[ExifTags.Base.Artist] = "Somebody"
+    found = metadata.kept(exif, [])
+    assert found is not None
+    assert found[ExifTags.Base.Artist] == "Somebody"

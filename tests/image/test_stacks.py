@@ -47,6 +47,15 @@ def test_imagej_stacks_keep_axes_and_calibration(axes: str, workspace: Path) -> 
         assert tags[283].value[0] / tags[283].value[1] == 4
 
 
+def test_an_imagej_text_that_is_not_ascii_is_written_as_imagej_writes_it(workspace: Path) -> None:
+    tifffile.imwrite("x.tif", planes(3), imagej=True, metadata={"axes": "ZYX", "unit": "um"})
+    data = Path("x.tif").read_bytes()
+    assert data.count(b"unit=um") == 1
+    Path("x.tif").write_bytes(data.replace(b"unit=um", b"unit=\xb5m"))
+    assert upscale("x.tif", "-s", "2", "-o", "y.tif") == 0
+    assert b"unit=\\u00B5m" in Path("y.tif").read_bytes()
+
+
 def test_an_imagej_stack_of_one_stated_page(workspace: Path) -> None:
     """ImageJ states the first page only of what is longer than 4 GiB."""
     array = planes(3)
