@@ -59,10 +59,10 @@ class Form(NamedTuple):
 
 def form_of(params: DecoderParams | None, *, grid: bool, direct: bool, gradient: bool) -> Form:
     """The form of a query to a decoder; without one, to the published decoder."""
-    kind = Form(grid=grid and not gradient, direct=direct and not gradient, gradient=gradient)
+    grid, direct = grid and not gradient, direct and not gradient
     if params is None or not params.hidden:
-        return kind
-    return kind._replace(
+        return Form(grid=grid, direct=direct, gradient=gradient)
+    return Form(
         channels=params.channels,
         width=max(params.hidden),
         hidden=len(params.hidden),
@@ -70,6 +70,9 @@ def form_of(params: DecoderParams | None, *, grid: bool, direct: bool, gradient:
         local_ensemble=params.local_ensemble,
         feat_unfold=params.feat_unfold,
         cell_decode=params.cell_decode,
+        grid=grid,
+        direct=direct,
+        gradient=gradient,
     )
 
 

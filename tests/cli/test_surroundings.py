@@ -156,7 +156,7 @@ def test_no_temporary_folder(desk: Path, monkeypatch: pytest.MonkeyPatch, capsys
 def test_what_a_folder_holds_beside_pictures_is_told(desk: Path, capsys: Any) -> None:
     folder = desk / "mix"
     folder.mkdir()
-    small = photo().resize((8, 6))
+    small = photo().resize((16, 16))  # the smallest that every Pillow writes as an ICO
     for name, form in (
         ("a.png", "PNG"),
         ("b.jpe", "JPEG"),

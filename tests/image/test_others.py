@@ -296,7 +296,10 @@ def test_colour_coding_of_an_avif(workspace: Path) -> None:
     imagecodecs: Any = pytest.importorskip("imagecodecs")
     if not features.check("avif"):
         pytest.skip("this Pillow has no AVIF")
-    data = imagecodecs.avif_encode(np.asarray(small()), level=95, primaries=12, transfer=13, matrix=6)
+    try:
+        data = imagecodecs.avif_encode(np.asarray(small()), level=95, primaries=12, transfer=13, matrix=6)
+    except TypeError:
+        pytest.skip("this imagecodecs writes no colour coding")
     Path("x.avif").write_bytes(data)
     assert upscale("x.avif", "-s", "2", "-o", "y.avif") == 0
     for name in ("x.avif", "y.avif"):

@@ -10,16 +10,22 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from importlib.metadata import version
 from typing import Any
 from unittest.mock import patch
 
 import ptx
+import pytest
 import torch
 from torch import Tensor
 
 from benchmarks.cross_compile import Compiled, Request
+from liif_fast.backends import triton
 from liif_fast.kernels import configs, launch, launch_backward, tuning
 from support.paths import ROOT
+
+if (too_old := triton._too_old(torch.__version__, version("triton"))) is not None:
+    pytest.skip(f"compiled kernels: {too_old}", allow_module_level=True)
 
 POINTERS = {
     **{torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int64: "*i64"},
